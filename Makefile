@@ -1,0 +1,61 @@
+# `make` alone lists the targets. Everything is installed into .venv, from hashes in the repository.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashes --no-deps
+export PYTHONPATH := layers/farebox:.
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test check build race cover lock clean
+
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+dev: $(VENV)/.local  ## run the gateway on 127.0.0.1:8787 (PORT moves it) with an embedded store and a simulated OpenRouter
+	@exec $(BIN)/python -m local.dev
+
+test: $(VENV)/.dev  ## run all tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## lint, format and type checks
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+cover: $(VENV)/.dev  ## branch coverage of the deciding modules, 100 % or it fails
+	@$(BIN)/python -m local.cover
+
+race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a budget of 1.00 USD
+	@$(BIN)/python -m tests.race
+
+build: $(VENV)/.dev  ## build the layers for Lambda into build/
+	@$(BIN)/python -m local.build
+
+lock: $(VENV)/.dev  ## write requirements.lock and its subsets again, with the newest versions
+	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
+		pyproject.toml --group dev -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
+		-c requirements.lock pyproject.toml --group local -o local/requirements.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
+		-c requirements.lock pyproject.toml -o layers/dependencies/requirements.txt
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) .cache build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@echo "[1/2] making $(VENV) with $$($(PYTHON) --version 2>&1)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Farebox needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: python3-venv)"; exit 1; }
+
+$(VENV)/.local: local/requirements.txt | $(VENV)/bin/python
+	@echo "[2/2] installing $$(grep -c == $<) pinned packages"
+	@$(PIP) --progress-bar off -r $<
+	@touch $@
+
+$(VENV)/.dev: requirements.lock | $(VENV)/bin/python
+	@echo "[2/2] installing $$(grep -c == $<) pinned packages"
+	@$(PIP) --progress-bar off -r $<
+	@touch $@ $(VENV)/.local
