@@ -1,0 +1,24 @@
+"""Farebox: money is held before the call, and the hold is a true upper bound, because the same bound is sent upstream.
+
+Reading order, which is also the import order (each module imports only from those above it):
+
+    errors      the tree of refusals, each with its status and reason
+    money       nano-dollars, and the one parser through which JSON numbers enter
+    chat        a chat request: what is read of it, and how single fields are set without touching the other bytes
+    pricing     catalogue rows to rates, a request to a quote, a quote clamped to what is affordable
+    ledger      one tenant's month: reserve and settle as pure functions, spent and held derived
+    tenants     names, limits, and the windows of a moment in a tenant's time zone
+    sse         what a stream of server-sent events says about its own cost
+    settlement  what an answer from upstream means for the money
+    settings    environment variables, checked
+    rest        API Gateway events to requests, responses to API Gateway answers
+    store       DynamoDB: the ledger's updates, spans, tenants
+    upstream    OpenRouter over httpx
+    catalogue   prices asked from upstream and kept for a while
+    telemetry   one log line a call
+    relay       bytes from upstream to the client, settled exactly once whatever the client does
+    proxy       the seven steps of a call
+    routes      which path goes where, and every error to its response
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,98 @@
+"""Prices asked from upstream and kept for a while; the last good ones are kept when upstream does not answer.
+
+Old prices cannot overspend: the cap that a quote was made with goes upstream (provider.max_price), so a dearer endpoint
+refuses the call instead of serving it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote as url_quote
+
+from .errors import CatalogueUnavailable, ModelNotPriced
+from .money import loads_exact
+from .pricing import PricedModel, priced_model
+from .upstream import Lost, NotSent, Upstream
+
+Row = Mapping[str, Any]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept(Generic[Value]):
+    value: Value
+    until: float
+
+
+class Catalogue:
+    """/models, and /models/{id}/endpoints of the models that are asked for. Safe to share between threads."""
+
+    def __init__(self, upstream: Upstream, ttl_s: float, monotonic: Callable[[], float]) -> None:
+        self._upstream = upstream
+        self._ttl_s = ttl_s
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._rows: _Kept[Mapping[str, Row]] | None = None
+        self._models: dict[str, _Kept[PricedModel]] = {}
+
+    def model(self, name: str) -> PricedModel:
+        """The prices of a model by its id or canonical slug. Raises ModelNotPriced, CatalogueUnavailable."""
+        kept = self._models.get(name)
+        if kept is not None and kept.until > self._monotonic():
+            return kept.value
+        with self._lock:
+            kept = self._models.get(name)
+            if kept is not None and kept.until > self._monotonic():
+                return kept.value
+            model = self._asked(name)
+            self._models[name] = _Kept(model, self._monotonic() + self._ttl_s)
+            return model
+
+    def forget(self, name: str) -> None:
+        """Ask again at the next call: upstream refused a price cap, so its prices have probably changed."""
+        with self._lock:
+            self._models.pop(name, None)
+            self._rows = None
+
+    def _asked(self, name: str) -> PricedModel:
+        row = self._row(name)
+        return priced_model({**row, "id": name}, self._endpoints(str(row.get("id"))))
+
+    def _row(self, name: str) -> Row:
+        rows = self._rows
+        if rows is None or rows.until <= self._monotonic():
+            rows = self._rows = _Kept(self._all_rows(rows), self._monotonic() + self._ttl_s)
+        if name not in rows.value:
+            raise ModelNotPriced(
+                f"{name[:100]} is not in the catalogue of models, so it has no price", facts={"model": name}
+            )
+        return rows.value[name]
+
+    def _all_rows(self, last_good: _Kept[Mapping[str, Row]] | None) -> Mapping[str, Row]:
+        data = self._get("/models")
+        if not isinstance(data, list):
+            if last_good is None:
+                raise CatalogueUnavailable(
+                    "upstream did not tell the prices of its models, so nothing can be quoted; nothing was spent",
+                    headers={"Retry-After": "5"},
+                )
+            return last_good.value
+        rows = [row for row in data if isinstance(row, Mapping)]
+        by_slug = {str(row["canonical_slug"]): row for row in rows if row.get("canonical_slug")}
+        return {**by_slug, **{str(row.get("id")): row for row in rows}}
+
+    def _endpoints(self, name: str) -> list[Row]:
+        """Without them (an upstream without that route) the row of /models stands alone, and its price is the cap."""
+        data = self._get(f"/models/{url_quote(name, safe='/:@~')}/endpoints")
+        endpoints = data.get("endpoints") if isinstance(data, Mapping) else None
+        return [row for row in endpoints if isinstance(row, Mapping)] if isinstance(endpoints, list) else []
+
+    def _get(self, path: str) -> object:
+        """The `data` of an answer, or None for whatever is not one."""
+        try:
+            status, body = self._upstream.get(path)
+            said = loads_exact(body) if status == 200 else None
+        except (NotSent, Lost, ValueError):
+            return None
+        return said.get("data") if isinstance(said, Mapping) else None

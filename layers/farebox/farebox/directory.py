@@ -1,0 +1,41 @@
+"""Tenants as the store has them, kept in memory between calls.
+
+Stale entries are harmless: a hold made with limits older than the ledger's version is refused, and the caller reads
+again (ledger.py, STALE_LIMITS).
+"""
+
+from datetime import datetime
+
+from .settings import Settings
+from .store import Store
+from .tenants import Tenant, Windows, windows
+
+MAX_KEPT = 10_000
+
+
+class Directory:
+    """Who a tenant is at a moment. Safe to share between threads: entries are replaced, never changed."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._kept: dict[str, tuple[str, Tenant]] = {}
+
+    def at(self, name: str, now: datetime) -> tuple[Tenant, Windows]:
+        """A tenant and its windows. A new month reads again, since its ledger does not know the newest version yet."""
+        kept = self._kept.get(name)
+        if kept is not None:
+            month, tenant = kept
+            found = windows(now, tenant.time_zone)
+            if found.month == month:
+                return tenant, found
+        tenant = self._store.tenant(name) or self._settings.tenant(name)
+        found = windows(now, tenant.time_zone)
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept[name] = (found.month, tenant)
+        return tenant, found
+
+    def forget(self, name: str) -> None:
+        """Read again at the next call."""
+        self._kept.pop(name, None)

@@ -1,0 +1,129 @@
+"""Every way in which Farebox says no. A refusal is raised before the call: nothing was spent and nothing stays held.
+
+    Refusal
+    ├── Malformed              400  malformed
+    ├── UnsupportedField       400  unsupported_field
+    ├── InvalidTenant          400  invalid_tenant
+    ├── Unauthenticated        401  unauthenticated
+    ├── NotFound               404  not_found
+    ├── MethodNotAllowed       405  method_not_allowed
+    ├── BodyTooLarge           413  body_too_large
+    ├── ModelNotPriced         422  model_not_priced
+    ├── BudgetExhausted        429  budget_exhausted   the window is spent: do not repeat
+    ├── BudgetHeld             429  budget_held        calls in flight hold it: repeat after Retry-After
+    ├── StoreUnavailable       503  store_unavailable  fail closed: without the ledger nothing is admitted
+    └── CatalogueUnavailable   502  catalogue_unavailable  upstream gave no prices, so nothing can be quoted
+
+After the call began nothing is raised: money may have moved, and the outcome is a value (settlement.py).
+A decision of ours is never a 5xx, since some SDKs repeat those for an hour; the two 5xx are outages.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+Fact = str | int | float | bool | None
+
+
+class Refusal(Exception):
+    """A request that is not passed on; `message` is for people, `reason` and `facts` are for programs."""
+
+    status: ClassVar[int]
+    reason: ClassVar[str]
+    type: ClassVar[str] = "invalid_request_error"
+
+    def __init__(
+        self, message: str, *, facts: Mapping[str, Fact] | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = dict(facts or {})
+        self.headers = dict(headers or {})
+
+
+class Malformed(Refusal):
+    """The request is not what the chat API takes."""
+
+    status = 400
+    reason = "malformed"
+
+
+class UnsupportedField(Refusal):
+    """A field that changes the price in a way that Farebox cannot bound."""
+
+    status = 400
+    reason = "unsupported_field"
+
+
+class InvalidTenant(Refusal):
+    """A tenant or feature name that cannot be one."""
+
+    status = 400
+    reason = "invalid_tenant"
+
+
+class Unauthenticated(Refusal):
+    """No key, or not a key of this gateway."""
+
+    status = 401
+    reason = "unauthenticated"
+    type = "authentication_error"
+
+
+class NotFound(Refusal):
+    """No such path."""
+
+    status = 404
+    reason = "not_found"
+
+
+class MethodNotAllowed(Refusal):
+    """The path exists, but not for this method."""
+
+    status = 405
+    reason = "method_not_allowed"
+
+
+class BodyTooLarge(Refusal):
+    """The body is above what Lambda takes."""
+
+    status = 413
+    reason = "body_too_large"
+
+
+class ModelNotPriced(Refusal):
+    """No price is known for the model, so no bound can be held for it."""
+
+    status = 422
+    reason = "model_not_priced"
+
+
+class BudgetExhausted(Refusal):
+    """What is left of a window, with nothing held, does not pay for the smallest useful answer."""
+
+    status = 429
+    reason = "budget_exhausted"
+    type = "insufficient_quota"
+
+
+class BudgetHeld(Refusal):
+    """Enough is left, but calls in flight hold it."""
+
+    status = 429
+    reason = "budget_held"
+    type = "rate_limit_error"
+
+
+class StoreUnavailable(Refusal):
+    """The ledger cannot be reached or does not answer in time."""
+
+    status = 503
+    reason = "store_unavailable"
+    type = "api_error"
+
+
+class CatalogueUnavailable(Refusal):
+    """Upstream did not tell its prices."""
+
+    status = 502
+    reason = "catalogue_unavailable"
+    type = "api_error"

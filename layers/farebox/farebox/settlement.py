@@ -1,0 +1,224 @@
+"""What an answer from upstream means for the money.
+
+    outcome    when                                                        the hold
+    answered   upstream reported a cost                                    spent at that cost
+    declined   refused before anything was generated, so nothing is billed released
+    lost       anything else: cut, timed out, no cost reported             kept, until the true cost is known
+
+Lost is the answer to every doubt: what may have been billed is never released. The cost is what upstream reports,
+never tokens x price: fees, tools and discounts are in it, and in nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from .money import decimal_of, loads_exact, nanousd_ceil
+from .sse import DONE, Reader
+
+
+class Outcome(Enum):
+    ANSWERED = "answered"
+    DECLINED = "declined"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What upstream said of a call. `cost_nanousd` is None when no cost was reported."""
+
+    cost_nanousd: int | None = None
+    generation_id: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    is_byok: bool = False
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a call ended. `cause` says why it was not answered, for the span and the log."""
+
+    outcome: Outcome
+    receipt: Receipt
+    cause: str | None = None
+
+    @property
+    def cost_nanousd(self) -> int | None:
+        """What the hold ends at; None keeps it."""
+        return {Outcome.ANSWERED: self.receipt.cost_nanousd, Outcome.DECLINED: 0, Outcome.LOST: None}[self.outcome]
+
+
+NOT_SENT = "not_sent"
+
+# Statuses with which OpenRouter refuses before it generates. Time-outs (408, 504, 524) are not among them: the model
+# may have been at work, and a non-streaming call is billed in full even when nobody waits for it.
+_DECLINED_STATUSES = frozenset({400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 529})
+
+
+def settlement_of_status(status: int, body: bytes) -> Settlement:
+    """An answer that is not a 2xx. Only OpenRouter's own error shape is believed; an edge's HTML page tells nothing."""
+    said = object_of(body)
+    receipt = receipt_of(said)
+    if receipt.cost_nanousd is not None:
+        return Settlement(Outcome.ANSWERED, receipt, f"status_{status}")
+    declined = status in _DECLINED_STATUSES and isinstance(said.get("error"), Mapping)
+    return Settlement(Outcome.DECLINED if declined else Outcome.LOST, receipt, f"status_{status}")
+
+
+class BodyReader:
+    """The body of a non-streaming answer, read as it passes."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self.is_complete = False
+        """Whether nothing that matters can follow: never known before the end of a plain body."""
+
+    def feed(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    @property
+    def body(self) -> bytes:
+        """What came, without comment lines: OpenRouter was seen to put its keep-alive comments before the JSON."""
+        body = bytes(self._body)
+        return (
+            b"\n".join(line for line in body.split(b"\n") if not line.startswith(b":"))
+            if b"\n:" in b"\n" + body
+            else body
+        )
+
+    def settlement(self, *, cut: str | None) -> Settlement:
+        """What the whole body means; `cut` says why it is not whole."""
+        said = object_of(self.body)
+        receipt = receipt_of(said)
+        if receipt.cost_nanousd is not None:
+            return Settlement(Outcome.ANSWERED, receipt)
+        if cut is None and isinstance(said.get("error"), Mapping) and not said.get("choices"):
+            return Settlement(Outcome.DECLINED, receipt, "error_in_body")
+        return Settlement(Outcome.LOST, receipt, cut or ("cost_missing" if said else "not_json"))
+
+
+class StreamReader:
+    """The events of a streaming answer, read as they pass."""
+
+    def __init__(self) -> None:
+        self._events = Reader()
+        self._receipt = Receipt()
+        self._error = False
+        self._generated = False
+        self.is_complete = False
+        """Whether the cost is known and the stream has said [DONE]: time to settle, before the client hears of it."""
+
+    def feed(self, chunk: bytes) -> None:
+        for data in self._events.feed(chunk):
+            self._event(data)
+
+    def settlement(self, *, cut: str | None) -> Settlement:
+        """What the events up to now mean; `cut` says why there are no more."""
+        for data in self._events.end():
+            self._event(data)
+        if self._receipt.cost_nanousd is not None:
+            return Settlement(Outcome.ANSWERED, self._receipt)
+        if self._error and not self._generated:
+            # Zero-completion insurance: no output and an error is not billed.
+            return Settlement(Outcome.DECLINED, self._receipt, "error_in_stream")
+        cause = "error_in_stream" if self._error else cut or "cost_missing"
+        return Settlement(Outcome.LOST, self._receipt, cause)
+
+    def _event(self, data: bytes) -> None:
+        if data == DONE:
+            self.is_complete = self._receipt.cost_nanousd is not None
+            return
+        if self._generated and b'"usage"' not in data and b'"error"' not in data:
+            return  # a delta like those before it; reading thousands of them would only cost time
+        said = object_of(data)
+        if isinstance(said.get("error"), Mapping):
+            self._error = True
+        else:
+            self._generated = self._generated or _has_output(said)
+        self._receipt = _merged(self._receipt, receipt_of(said))
+
+
+def receipt_of(said: Mapping[str, Any]) -> Receipt:
+    """The receipt in a chat completion, or in one chunk of it."""
+    usage = said.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}
+    return Receipt(
+        cost_nanousd=_cost(usage),
+        generation_id=_text(said.get("id")),
+        model=_text(said.get("model")),
+        provider=_text(said.get("provider")),
+        is_byok=usage.get("is_byok") is True,
+        tokens=_tokens(usage),
+    )
+
+
+def _has_output(said: Mapping[str, Any]) -> bool:
+    """Whether a chunk carries anything that a model made; the role alone comes before it made anything."""
+    choices = said.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    delta = choice.get("delta") if isinstance(choice, Mapping) else None
+    return isinstance(delta, Mapping) and any(value for name, value in delta.items() if name != "role")
+
+
+def _cost(usage: Mapping[str, Any]) -> int | None:
+    """`cost` is what the OpenRouter account is charged. With a key of one's own (BYOK) that is a fee only, and the
+    provider's bill comes beside it; in every other case the provider's cost is inside already."""
+    cost = _amount(usage.get("cost"))
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    details = usage.get("cost_details")
+    upstream = _amount(details.get("upstream_inference_cost")) if isinstance(details, Mapping) else None
+    return None if upstream is None else cost + upstream
+
+
+def _amount(value: object) -> int | None:
+    usd = None if isinstance(value, str) else decimal_of(value)
+    return None if usd is None or usd < 0 else nanousd_ceil(usd)
+
+
+_TOKENS = {
+    "prompt": ("prompt_tokens",),
+    "completion": ("completion_tokens",),
+    "cached": ("prompt_tokens_details", "cached_tokens"),
+    "cache_write": ("prompt_tokens_details", "cache_write_tokens"),
+    "reasoning": ("completion_tokens_details", "reasoning_tokens"),
+}
+"""Kinds of tokens; cached and cache-write tokens are inside prompt, reasoning tokens inside completion."""
+
+
+def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
+    found = {}
+    for kind, path in _TOKENS.items():
+        value: Any = usage
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            found[kind] = value
+    return found
+
+
+def _merged(old: Receipt, new: Receipt) -> Receipt:
+    """Chunks add up to one receipt; usage comes once, near the end."""
+    return Receipt(
+        cost_nanousd=old.cost_nanousd if new.cost_nanousd is None else new.cost_nanousd,
+        generation_id=old.generation_id or new.generation_id,
+        model=new.model or old.model,
+        provider=new.provider or old.provider,
+        is_byok=old.is_byok or new.is_byok,
+        tokens=new.tokens or old.tokens,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value[:200] if isinstance(value, str) and value else None
+
+
+def object_of(body: bytes) -> Mapping[str, Any]:
+    """A JSON object, or an empty one for anything else: what upstream says is read permissively."""
+    try:
+        said = loads_exact(body)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, Mapping) else {}

@@ -1,0 +1,50 @@
+"""Cost spans: one record a call, written before its hold ends.
+
+A crash between the two leaves a hold whose span tells what it truly cost. Spans are spread over shards by hour, so that
+no partition takes more than its share of writes, and a scheduled run can read them in order.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from .admission import Admission
+from .settlement import Settlement
+
+SHARDS = 4
+KEPT_DAYS = 400
+"""Thirteen months: this month can be compared with the same one a year ago."""
+
+
+def key(admission: Admission) -> tuple[str, str]:
+    """Partition and sort key; both are known as soon as the hold is."""
+    hold = admission.hold
+    hour = datetime.fromtimestamp(hold.admitted_at, UTC).strftime("%Y-%m-%dT%H")
+    return f"SPANS#{hour}#{sum(hold.id.encode()) % SHARDS}", hold.id
+
+
+def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> dict[str, Any]:
+    """What the call was and what it cost. `cost_nanousd` is absent while the cost is not known."""
+    hold, receipt = admission.hold, settlement.receipt
+    fields: Mapping[str, Any] = {
+        "tenant": admission.tenant.name,
+        "feature": admission.feature,
+        "month": admission.windows.month,
+        "day": hold.day,
+        "admitted_at": hold.admitted_at,
+        "request_id": admission.request_id,
+        "model_asked": admission.model_asked,
+        "model": receipt.model or hold.model,
+        "provider": receipt.provider,
+        "generation_id": receipt.generation_id,
+        "outcome": settlement.outcome.value,
+        "cause": settlement.cause,
+        "hold_nanousd": hold.amount_nanousd,
+        "cost_nanousd": settlement.cost_nanousd,
+        "is_byok": receipt.is_byok or None,
+        "streamed": admission.streamed,
+        "latency_ms": latency_ms,
+        "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
+        **{f"{kind}_tokens": count for kind, count in receipt.tokens.items()},
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,29 @@
+"""One JSON line a call, through Powertools' logger. Names, amounts and causes; never keys, prompts or answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aws_lambda_powertools import Logger
+
+
+class Telemetry:
+    """Where the proxy says what it did."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    def call(self, fields: Mapping[str, Any]) -> None:
+        """A call that was admitted and has ended."""
+        self._logger.info("call", extra=dict(fields))
+
+    def refusal(self, fields: Mapping[str, Any]) -> None:
+        """A request that was refused."""
+        self._logger.info("refusal", extra=dict(fields))
+
+    def overrun(self, fields: Mapping[str, Any]) -> None:
+        """A call that cost more than was held for it: the bound was not one, which must be looked into."""
+        self._logger.error("overrun", extra=dict(fields))
+
+    def failure(self, what: str, fields: Mapping[str, Any]) -> None:
+        """Something of ours that did not work; called inside an `except` block."""
+        self._logger.exception(what, extra=dict(fields))

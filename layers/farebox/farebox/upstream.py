@@ -1,0 +1,114 @@
+"""OpenRouter over httpx. Tells what was never sent (safe to release) from what may be at work (keep the money)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 300
+"""Silence: OpenRouter sends comments or white space while a model works, so real silence this long is a dead call."""
+MAX_ERROR_BYTES = 256 * 1024
+
+FORWARDED = ("http-referer", "x-title", "x-openrouter-title", "x-openrouter-categories", "x-openrouter-metadata")
+"""Headers of the client that go upstream: attribution, and metadata in the answer. Everything else stays here."""
+
+TIMEOUT = "upstream_timeout"
+CUT = "upstream_cut"
+
+
+class NotSent(Exception):
+    """No connection: upstream has seen nothing of the call."""
+
+
+class Lost(Exception):
+    """The call was sent, or partly, and its answer did not come whole. `cause` is TIMEOUT or CUT."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer whose body is still on its way. Always close it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Iterator[bytes]
+    close: Callable[[], None]
+
+    @property
+    def is_stream(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def error_body(self) -> bytes:
+        """The first part of an error's body, which is all of it in practice. Raises Lost."""
+        body = b""
+        for chunk in self.body:
+            body += chunk
+            if len(body) >= MAX_ERROR_BYTES:
+                break
+        return body
+
+
+class Upstream:
+    """One base URL and one key, with connections kept alive between calls."""
+
+    def __init__(self, base_url: str, api_key: str, client: httpx.Client, monotonic: Callable[[], float]) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"accept-encoding": "identity", **({"authorization": f"Bearer {api_key}"} if api_key else {})}
+        self._client = client
+        self._monotonic = monotonic
+
+    def chat(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer:
+        """Send a chat request; returns with the answer's headers. Raises NotSent, Lost."""
+        forwarded = {name: headers[name] for name in FORWARDED if name in headers}
+        request = self._client.build_request(
+            "POST",
+            f"{self._base_url}/chat/completions",
+            content=body,
+            headers={**forwarded, **self._headers, "content-type": "application/json"},
+            timeout=httpx.Timeout(max(1.0, min(READ_TIMEOUT_S, self._left(deadline))), connect=CONNECT_TIMEOUT_S),
+        )
+        try:
+            response = self._client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as e:
+            raise NotSent(type(e).__name__) from e
+        except httpx.TransportError as e:
+            raise _lost(e) from e
+        return Answer(response.status_code, response.headers, self._body(response, deadline), response.close)
+
+    def get(self, path: str, query: str = "") -> tuple[int, bytes]:
+        """A small answer, whole. Raises NotSent or Lost."""
+        url = f"{self._base_url}{path}" + (f"?{query}" if query else "")
+        try:
+            response = self._client.get(
+                url, headers=self._headers, timeout=httpx.Timeout(20, connect=CONNECT_TIMEOUT_S)
+            )
+        except httpx.ConnectError as e:
+            raise NotSent(type(e).__name__) from e
+        except httpx.TransportError as e:
+            raise _lost(e) from e
+        return response.status_code, response.content
+
+    def _left(self, deadline: float) -> float:
+        return deadline - self._monotonic()
+
+    def _body(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
+        """Chunks as they arrive. White space without end trips no read time-out, so the deadline is looked at too."""
+        try:
+            for chunk in response.iter_bytes():
+                yield chunk
+                if self._left(deadline) <= 0:
+                    raise Lost(TIMEOUT)
+        except (httpx.TransportError, httpx.DecodingError) as e:
+            raise _lost(e) from e
+
+
+def _lost(error: httpx.HTTPError) -> Lost:
+    return Lost(TIMEOUT if isinstance(error, httpx.TimeoutException) else CUT)

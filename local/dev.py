@@ -1,0 +1,120 @@
+"""`make dev`: the gateway on 127.0.0.1, on an embedded store, with a simulated OpenRouter unless a real one is named.
+
+It runs functions/proxy/handler.py, as Lambda does; only what stands around it is local.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+from farebox import store
+from farebox.money import usd_text
+from farebox.settings import Settings, SettingsError, settings_from
+from local import gateway
+from local.embedded_store import embedded_store
+from local.simulator import Simulator
+from local.sockets import Handle, Server
+
+DEFAULT_PORT = 8787
+DEFAULTS = {
+    "FAREBOX_GATEWAY_KEY": "local-gateway-key",
+    "FAREBOX_ADMIN_KEY": "local-admin-key",
+    "FAREBOX_TABLE": "farebox",
+}
+LOCAL_AWS = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_REGION": "us-east-1",
+}
+"""Also where real ones are set: nothing of `make dev` may reach an account."""
+
+
+class DevError(Exception):
+    """One sentence that says what to change."""
+
+
+@contextmanager
+def running(environment: MutableMapping[str, str]) -> Iterator[tuple[Server, Settings]]:
+    """The local gateway of an environment, which is completed in place, for the time of the block."""
+    port = _port(environment)
+    environment.update({name: value for name, value in DEFAULTS.items() if not environment.get(name)})
+    settings_from(environment)  # before anything is started
+    with ExitStack() as parts:
+        _use_upstream(environment, parts)
+        settings = settings_from(environment)
+        environment.pop("AWS_PROFILE", None)
+        environment.update(LOCAL_AWS, AWS_ENDPOINT_URL_DYNAMODB=parts.enter_context(embedded_store()))
+        dynamodb = store.client()
+        store.create_table(dynamodb, settings.farebox_table)
+        for name in {"default", *settings.tenant_budgets}:
+            store.Store(dynamodb, settings.farebox_table).seed_tenant(settings.tenant(name))
+        # Imported here: the handler makes its parts from the environment when it is imported, as on Lambda.
+        from functions.proxy.handler import handler  # noqa: PLC0415
+
+        yield parts.enter_context(_server(gateway.serve(handler), port)), settings
+
+
+def _port(environment: MutableMapping[str, str]) -> int:
+    text = environment.get("PORT") or str(DEFAULT_PORT)
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65_535:
+        raise DevError(f"PORT must be a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _server(handle: Handle, port: int) -> Server:
+    try:
+        return Server(handle, port=port)
+    except OSError as e:
+        raise DevError(
+            f"port {port} cannot be used ({e.strerror}); name another one: PORT={port + 1} make dev"
+        ) from None
+
+
+def _use_upstream(environment: MutableMapping[str, str], parts: ExitStack) -> None:
+    """A real upstream where one is named, else the simulator."""
+    if environment.get("OPENROUTER_BASE_URL") or environment.get("OPENROUTER_API_KEY"):
+        return
+    simulator = parts.enter_context(Server(Simulator().handle))
+    environment["OPENROUTER_BASE_URL"] = f"{simulator.url}/api/v1"
+    environment["OPENROUTER_API_KEY"] = "simulated"
+    environment.setdefault("PRIMARY_MODEL", "sim/ok")
+
+
+def main() -> None:
+    """Run until Ctrl-C or SIGTERM."""
+    over = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        over.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with running(os.environ) as (server, settings):
+            print(_welcome(server, settings), flush=True)
+            over.wait()
+    except (DevError, SettingsError) as e:
+        sys.exit(f"farebox: {e}")
+
+
+def _welcome(server: Server, settings: Settings) -> str:
+    limits = settings.tenant("default").limits
+    day, month = usd_text(limits.day_nanousd), usd_text(limits.month_nanousd)
+    model = settings.primary_model or "openai/gpt-4o-mini"
+    return f"""
+Farebox is at {server.url}/api/v1 and calls {settings.openrouter_base_url}
+Tenant "default" may spend {day} USD a day and {month} USD a month. Ctrl-C ends it. Try:
+
+curl -i {server.url}/api/v1/chat/completions \\
+  -H 'Authorization: Bearer {settings.farebox_gateway_key}' -H 'X-Tenant-Id: default' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello"}}]}}'
+"""
+
+
+if __name__ == "__main__":
+    main()
