@@ -3,6 +3,7 @@
 It runs functions/proxy/handler.py, as Lambda does; only what stands around it is local.
 """
 
+import argparse
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from local.simulator import Simulator
 from local.sockets import Handle, Server
 
 DEFAULT_PORT = 8787
+GRACE_S = 5.0
+"""For calls in flight to settle when the gateway ends."""
 DEFAULTS = {
     "FAREBOX_GATEWAY_KEY": "local-gateway-key",
     "FAREBOX_ADMIN_KEY": "local-admin-key",
@@ -39,8 +42,11 @@ class DevError(Exception):
 
 
 @contextmanager
-def running(environment: MutableMapping[str, str]) -> Iterator[tuple[Server, Settings]]:
-    """The local gateway of an environment, which is completed in place, for the time of the block."""
+def running(environment: MutableMapping[str, str], store_url: str | None) -> Iterator[tuple[Server, Settings]]:
+    """The local gateway of an environment, which is completed in place, for the time of the block.
+
+    Without `store_url`, the URL of a local DynamoDB, it starts an embedded one.
+    """
     port = _port(environment)
     environment.update({name: value for name, value in DEFAULTS.items() if not environment.get(name)})
     settings_from(environment)  # before anything is started
@@ -48,7 +54,7 @@ def running(environment: MutableMapping[str, str]) -> Iterator[tuple[Server, Set
         _use_upstream(environment, parts)
         settings = settings_from(environment)
         environment.pop("AWS_PROFILE", None)
-        environment.update(LOCAL_AWS, AWS_ENDPOINT_URL_DYNAMODB=parts.enter_context(embedded_store()))
+        environment.update(LOCAL_AWS, AWS_ENDPOINT_URL_DYNAMODB=store_url or parts.enter_context(embedded_store()))
         dynamodb = store.client()
         store.create_table(dynamodb, settings.farebox_table)
         for name in {"default", *settings.tenant_budgets}:
@@ -56,7 +62,9 @@ def running(environment: MutableMapping[str, str]) -> Iterator[tuple[Server, Set
         # Imported here: the handler makes its parts from the environment when it is imported, as on Lambda.
         from functions.proxy.handler import handler  # noqa: PLC0415
 
-        yield parts.enter_context(_server(gateway.serve(handler), port)), settings
+        server = _server(gateway.serve(handler), port)
+        parts.callback(server.close, grace_s=GRACE_S)
+        yield server, settings
 
 
 def _port(environment: MutableMapping[str, str]) -> int:
@@ -86,7 +94,10 @@ def _use_upstream(environment: MutableMapping[str, str], parts: ExitStack) -> No
 
 
 def main() -> None:
-    """Run until Ctrl-C or SIGTERM."""
+    """Run the gateway on 127.0.0.1 until Ctrl-C or SIGTERM; PORT and Farebox's settings come from the environment."""
+    parser = argparse.ArgumentParser(prog="python -m local.dev", description=main.__doc__)
+    parser.add_argument("--store", metavar="URL", help="a DynamoDB on 127.0.0.1 (default: an embedded one)")
+    store_url = parser.parse_args().store
     over = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -95,7 +106,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
-        with running(os.environ) as (server, settings):
+        with running(os.environ, store_url) as (server, settings):
             print(_welcome(server, settings), flush=True)
             over.wait()
     except (DevError, SettingsError) as e:

@@ -9,6 +9,7 @@ A plain `ADD` counts twice when the SDK repeats it after a lost answer. Here the
 updates exactly-once: one write each, no transaction.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,16 +186,17 @@ def client() -> "DynamoDBClient":
 
 
 def create_table(dynamodb: "DynamoDBClient", table: str) -> None:
-    """The table as template.yaml has it, for the embedded store and tests."""
-    dynamodb.create_table(
-        TableName=table,
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-        AttributeDefinitions=[
-            {"AttributeName": "pk", "AttributeType": "S"},
-            {"AttributeName": "sk", "AttributeType": "S"},
-        ],
-        BillingMode="PAY_PER_REQUEST",
-    )
+    """The table as template.yaml has it, for local stores and tests; one that exists is left alone."""
+    with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
+        dynamodb.create_table(
+            TableName=table,
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            AttributeDefinitions=[
+                {"AttributeName": "pk", "AttributeType": "S"},
+                {"AttributeName": "sk", "AttributeType": "S"},
+            ],
+            BillingMode="PAY_PER_REQUEST",
+        )
 
 
 def refusal(error: StoreError) -> StoreUnavailable:
