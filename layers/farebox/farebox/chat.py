@@ -55,6 +55,13 @@ class ChatRequest:
 
 def parse(body: bytes) -> ChatRequest:
     """Check a body and read what moves the price. Raises Malformed, UnsupportedField, BodyTooLarge."""
+    try:
+        return _parsed(body)
+    except RecursionError:
+        raise Malformed("the body is nested too deeply") from None
+
+
+def _parsed(body: bytes) -> ChatRequest:
     text, members, nested = _decode(body)
     values = {name: member.value for name, member in members.items()}
     _refuse_what_cannot_be_bounded(values)
@@ -75,10 +82,10 @@ def parse(body: bytes) -> ChatRequest:
 def body_with(request: ChatRequest, changes: Mapping[str, Any]) -> bytes:
     """The body with top-level members set: replaced in place, or added at the end; all else as received."""
     text = request.text
-    replaced = sorted((request.members[name] for name in changes if name in request.members), key=lambda m: -m.start)
-    by_start = {request.members[name].start: value for name, value in changes.items() if name in request.members}
-    for member in replaced:
-        text = text[: member.start] + _dumps(by_start[member.start]) + text[member.end :]
+    present = sorted(changes.keys() & request.members.keys(), key=lambda name: -request.members[name].start)
+    for name in present:  # from the end, so that the places before stay where they are
+        member = request.members[name]
+        text = text[: member.start] + _dumps(changes[name]) + text[member.end :]
     added = "".join(
         f",{_dumps(name)}:{_dumps(value)}" for name, value in changes.items() if name not in request.members
     )
@@ -95,7 +102,7 @@ def provider_of(request: ChatRequest) -> dict[str, Any]:
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain_number)
+    return json.dumps(value, separators=(",", ":"), default=_plain_number)
 
 
 def _plain_number(value: object) -> float:
@@ -135,8 +142,6 @@ def _decode(body: bytes) -> tuple[str, dict[str, Member], _Nested]:
     decoder = json.JSONDecoder(object_pairs_hook=nested, parse_float=Decimal, parse_constant=_refuse_constant)
     try:
         return text, _members(text, decoder), nested
-    except RecursionError:
-        raise Malformed("the body is nested too deeply") from None
     except ValueError as e:  # JSONDecodeError, and integers of more digits than Python takes
         raise Malformed(f"the body is not JSON: {e}") from None
 

@@ -24,7 +24,7 @@ from .pricing import bounds
 from .relay import BodyRelay, StreamRelay, cut_error
 from .rest import JSON, Request, Response, json_response
 from .settings import Settings
-from .settlement import NOT_SENT, BodyReader, Outcome, Receipt, Settlement, object_of, settlement_of_status
+from .settlement import NOT_SENT, PRICE_CAP, BodyReader, Outcome, Receipt, Settlement, object_of, settlement_of_status
 from .store import Store, StoreError
 from .telemetry import Telemetry
 from .tenants import DEFAULT, checked_name
@@ -127,8 +127,8 @@ def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
         gate.telemetry.failure("not settled", span)
     if cost is not None and cost > hold.amount_nanousd:
         gate.telemetry.overrun(span)
-    if settlement.cause == "status_404":
-        gate.catalogue.forget(hold.model)  # perhaps our price cap: the price may have risen
+    if settlement.cause == PRICE_CAP:
+        gate.catalogue.forget(hold.model)  # the price has risen since it was asked
     gate.telemetry.call(span)
     return Ended(settlement, ledger)
 

@@ -51,6 +51,7 @@ class Settlement:
 
 
 NOT_SENT = "not_sent"
+PRICE_CAP = "price_cap"
 
 # Statuses with which OpenRouter refuses before it generates. Time-outs (408, 504, 524) are not among them: the model
 # may have been at work, and a non-streaming call is billed in full even when nobody waits for it.
@@ -63,8 +64,11 @@ def settlement_of_status(status: int, body: bytes) -> Settlement:
     receipt = receipt_of(said)
     if receipt.cost_nanousd is not None:
         return Settlement(Outcome.ANSWERED, receipt, f"status_{status}")
-    declined = status in _DECLINED_STATUSES and isinstance(said.get("error"), Mapping)
-    return Settlement(Outcome.DECLINED if declined else Outcome.LOST, receipt, f"status_{status}")
+    error = said.get("error")
+    if status not in _DECLINED_STATUSES or not isinstance(error, Mapping):
+        return Settlement(Outcome.LOST, receipt, f"status_{status}")
+    is_price_cap = status == 404 and "max price" in str(error.get("message")).lower()
+    return Settlement(Outcome.DECLINED, receipt, PRICE_CAP if is_price_cap else f"status_{status}")
 
 
 class BodyReader:
@@ -212,7 +216,10 @@ def _merged(old: Receipt, new: Receipt) -> Receipt:
 
 
 def _text(value: object) -> str | None:
-    return value[:200] if isinstance(value, str) and value else None
+    """A name to show in headers and spans, if it can be one."""
+    return (
+        value if isinstance(value, str) and 0 < len(value) <= 200 and value.isascii() and value.isprintable() else None
+    )
 
 
 def object_of(body: bytes) -> Mapping[str, Any]:

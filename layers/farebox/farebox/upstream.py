@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httpx
 
 CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 300
+READ_TIMEOUT_S = 60
 """Silence: OpenRouter sends comments or white space while a model works, so real silence this long is a dead call."""
 MAX_ERROR_BYTES = 256 * 1024
 
@@ -67,7 +67,7 @@ class Upstream:
 
     def chat(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer:
         """Send a chat request; returns with the answer's headers. Raises NotSent, Lost."""
-        forwarded = {name: headers[name] for name in FORWARDED if name in headers}
+        forwarded = {name: value for name in FORWARDED if _is_plain(value := headers.get(name, ""))}
         request = self._client.build_request(
             "POST",
             f"{self._base_url}/chat/completions",
@@ -108,6 +108,11 @@ class Upstream:
                     raise Lost(TIMEOUT)
         except (httpx.TransportError, httpx.DecodingError) as e:
             raise _lost(e) from e
+
+
+def _is_plain(value: str) -> bool:
+    """Whether a header's value can be sent on: no line breaks, nothing outside ASCII."""
+    return bool(value) and value.isascii() and value.isprintable()
 
 
 def _lost(error: httpx.HTTPError) -> Lost:
