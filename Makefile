@@ -7,7 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashe
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check build race cover lock clean
+.PHONY: help dev test check build race lock clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,16 +15,14 @@ help:  ## list the targets
 dev: $(VENV)/.local  ## run the gateway on 127.0.0.1:8787 (PORT moves it) with an embedded store and a simulated OpenRouter
 	@exec $(BIN)/python -m local.dev
 
-test: $(VENV)/.dev  ## run all tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## run all tests; 100 % branch coverage of the modules that decide, or it fails
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report
 
 check: $(VENV)/.dev  ## lint, format and type checks
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-
-cover: $(VENV)/.dev  ## branch coverage of the deciding modules, 100 % or it fails
-	@$(BIN)/python -m local.cover
 
 race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a budget of 1.00 USD
 	@$(BIN)/python -m tests.race

@@ -4,6 +4,7 @@ Every test gets a table of its own on a store that the session shares.
 """
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from farebox.proxy import Gate
 from farebox.rest import Response
 from farebox.routes import answer
 from farebox.store import Store
-from local.child import connect
+from local.child import ROOT, connect
 from local.dynamodb_local import dynamodb_local, unavailable
 from local.embedded_store import embedded_store
 from local.gateway import event_of
 from local.simulator import Simulator, transport
 from local.sockets import HttpRequest
+
+os.environ["PYTHONPATH"] = str(ROOT / "layers" / "farebox")  # for the programs that tests start
 
 GATEWAY_KEY = "local-gateway-key"
 DEADLINE = float("inf")

@@ -102,7 +102,7 @@ def _process(command: list[str], environment: dict[str, str], *, starts_with: st
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "layers" / "farebox"), **environment},
         text=True,
     )
     if process.stdout is None or process.stdin is None:

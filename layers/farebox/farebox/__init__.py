@@ -8,17 +8,26 @@ Reading order, which is also the import order (each module imports only from tho
     pricing     catalogue rows to rates, a request to a quote, a quote clamped to what is affordable
     ledger      one tenant's month: reserve and settle as pure functions, spent and held derived
     tenants     names, limits, and the windows of a moment in a tenant's time zone
-    sse         what a stream of server-sent events says about its own cost
+    sse         server-sent events out of bytes
     settlement  what an answer from upstream means for the money
     settings    environment variables, checked
     rest        API Gateway events to requests, responses to API Gateway answers
-    store       DynamoDB: the ledger's updates, spans, tenants
+
+    store       DynamoDB: the ledger's two updates, spans, tenants
     upstream    OpenRouter over httpx
-    catalogue   prices asked from upstream and kept for a while
     telemetry   one log line a call
+    catalogue   prices asked from upstream and kept for a while
+    directory   tenants asked from the store and kept for a while
+
+    admission   quote and reserve: hold the most that a call can cost, or refuse it
+    spans       the record of a call
     relay       bytes from upstream to the client, settled exactly once whatever the client does
     proxy       the seven steps of a call
-    routes      which path goes where, and every error to its response
+    usage       what a tenant has spent, holds and has left
+    routes      which path goes where, and every refusal to its response
+    gate        wires the parts
+
+The first group decides and does no I/O, the second translates and never decides, the third puts them in order.
 """
 
 __version__ = "0.1.0"

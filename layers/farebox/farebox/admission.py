@@ -137,7 +137,7 @@ def _refusal(tenant: Tenant, windows: Windows, ledger: Ledger, needed: int, now:
             headers={"Retry-After": str(wait_s)},
         )
     return BudgetExhausted(
-        f"{budget} is spent ({_state(short)}; the smallest answer to this call needs {usd_text(needed)} USD); "
+        f"{budget} does not pay for this call ({_state(short)}; the smallest answer needs {usd_text(needed)} USD); "
         f"it resets at {facts['resets_at']}",
         facts=facts,
         headers={"x-should-retry": "false"},

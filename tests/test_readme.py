@@ -1,0 +1,95 @@
+"""Every command in the README is run, and answers as the README shows it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from local.child import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^```sh\n(.*?)^```(?:\n\n```http\n(.*?)^```)?", README, re.MULTILINE | re.DOTALL)
+STARTS = [command for command, _ in COMMANDS if "make dev" in command]
+CALLS = [(command, shown) for command, shown in COMMANDS if command.startswith("curl")]
+TABLE = re.findall(r"^\| `make ([a-z]+)` \|", README, re.MULTILINE)
+
+
+@contextmanager
+def make_dev(command: str) -> Iterator[str]:
+    """A command of the README that starts the gateway, on a free port; the base that its URLs begin with."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec env PORT=0 {command}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = next(line for line in process.stdout if line.startswith("Farebox is at "))
+        yield line.split()[3].removesuffix("/api/v1")
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C: make and what it runs
+        process.communicate(timeout=30)
+
+
+def shape(value: object) -> object:
+    """Keys and types, without the values that differ from run to run."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def parts(answer: str) -> tuple[str, list[str], str]:
+    """Status line, names of headers, body."""
+    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
+    status, *headers = head.split("\n")
+    own = [header.split(":")[0] for header in headers if not header.lower().startswith(("date", "content-length"))]
+    return status, own, body.strip()
+
+
+def test_the_readme_has_the_commands_that_it_promises() -> None:
+    assert len(STARTS) == 2
+    assert len(CALLS) == 3
+    assert len(COMMANDS) == len(STARTS) + len(CALLS)
+
+
+@pytest.mark.parametrize(("command", "shown"), CALLS, ids=["answered", "refused", "usage"])
+def test_a_curl_of_the_readme_answers_as_shown(command: str, shown: str) -> None:
+    start = STARTS[1] if "acme" in command else STARTS[0]
+    with make_dev(start) as base:
+        ran = subprocess.run(
+            ["bash", "-c", command.replace("http://127.0.0.1:8787", base).replace("curl ", "curl -sS ", 1)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    if not shown:
+        assert json.loads(ran.stdout)["tenant"] == "default"
+        return
+    status, headers, body = parts(ran.stdout)
+    shown_status, shown_headers, shown_body = parts(shown)
+    assert (status, headers) == (shown_status, shown_headers)
+    if shown_body.endswith(", ...}"):
+        said = json.loads(body)
+        assert said["usage"]["cost"] > 0
+        assert list(said)[:3] == list(json.loads(shown_body.removesuffix(", ...}") + "}"))
+    else:
+        assert shape(json.loads(body)) == shape(json.loads(shown_body))
+
+
+@pytest.mark.parametrize("target", TABLE)
+def test_make_knows_the_targets_of_the_readme(target: str) -> None:
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+
+def test_make_alone_lists_the_targets_of_the_readme() -> None:
+    ran = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    assert sorted(re.findall(r"^  make ([a-z]+)", ran.stdout, re.MULTILINE)) == sorted(TABLE)
