@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from .errors import InvalidTenant
 from .ledger import Limits
 from .money import MAX_USD, decimal_of, loads_exact, nanousd_ceil
-from .tenants import MAX_NAME_LENGTH, Tenant, checked_name
+from .tenants import Tenant, checked_name
 
 
 class SettingsError(Exception):
@@ -90,8 +91,11 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         raise SettingsError(_sentence(e)) from None
     for name in settings.tenant_budgets:
         _check_tenant(name)
-    if settings.farebox_time_zone not in available_timezones():
-        raise SettingsError(f"FAREBOX_TIME_ZONE must be a zone like Europe/Berlin, not {settings.farebox_time_zone!r}")
+    try:
+        ZoneInfo(settings.farebox_time_zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        zone = settings.farebox_time_zone
+        raise SettingsError(f"FAREBOX_TIME_ZONE must be a zone like Europe/Berlin, not {zone!r}") from None
     if not settings.openrouter_base_url.startswith(("http://", "https://")):
         raise SettingsError("OPENROUTER_BASE_URL must be a URL like https://openrouter.ai/api/v1")
     return settings
@@ -99,11 +103,9 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
 
 def _check_tenant(name: str) -> None:
     try:
-        checked_name("a tenant's name", name)
-    except Exception:  # noqa: BLE001 - replaced below
-        raise SettingsError(
-            f"TENANT_BUDGETS: {json.dumps(name)} cannot be a tenant ({MAX_NAME_LENGTH} letters)"
-        ) from None
+        checked_name(f"the tenant {json.dumps(name)}", name)
+    except InvalidTenant as e:
+        raise SettingsError(f"TENANT_BUDGETS: {e.message}") from None
 
 
 def _sentence(error: ValidationError) -> str:
