@@ -5,6 +5,7 @@ clamped to what is affordable, then refused, with what the client must know to a
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -14,9 +15,9 @@ from .directory import Directory
 from .errors import BudgetExhausted, BudgetHeld, Fact, Refusal
 from .ledger import Hold, Ledger, Limits, No, Shortage, retry_after_s, shortage
 from .money import floor, product, usd_number, usd_text
-from .pricing import PricedModel, Quote, clamp, quote, smallest
+from .pricing import PricedModel, Quote, clamp, quote, shared, smallest
 from .settings import Settings
-from .store import Store
+from .store import Refused, Store, StoreError
 from .tenants import Tenant, Windows, timestamp
 
 TRIES = 5
@@ -72,7 +73,7 @@ def admit(desk: Desk, caller: Caller, request: ChatRequest, model: PricedModel) 
         tenant, windows = desk.directory.at(caller.tenant, now)
         offer = _offer(asked, tenant.limits, room, desk.settings)
         hold = _hold(hold_id, offer, windows, now)
-        result = desk.store.reserve(tenant.name, windows.month, hold, tenant.limits)
+        result = _reserved(desk.store, tenant, windows.month, hold)
         if isinstance(result, Ledger):
             return Admission(
                 tenant,
@@ -90,21 +91,34 @@ def admit(desk: Desk, caller: Caller, request: ChatRequest, model: PricedModel) 
             desk.directory.forget(tenant.name)
             continue
         room = result.ledger.room_nanousd(windows.day, tenant.limits)
-        if _offer_within(asked, room, desk.settings) is None:
-            raise _refusal(tenant, windows, result.ledger, _floor_nanousd(asked, desk.settings), now)
-    raise BudgetHeld("too many calls of this tenant at the same moment", headers={"Retry-After": "1"})
+        needed = _floor_nanousd(asked, desk.settings)
+        if needed > max(0, room):
+            raise _refusal(tenant, windows, result.ledger, needed, now)
+    raise BudgetHeld(
+        f"too many calls of tenant {caller.tenant} at the same moment; try again in 1 s",
+        facts={"scope": "tenant", "tenant": caller.tenant},
+        headers={"Retry-After": "1"},
+    )
+
+
+def _reserved(store: Store, tenant: Tenant, month: str, hold: Hold) -> Ledger | Refused:
+    """Reserve; a hold whose write was done but not answered is released, since its call will not be made."""
+    try:
+        return store.reserve(tenant.name, month, hold, tenant.limits)
+    except StoreError:
+        with suppress(StoreError):
+            store.settle(tenant.name, month, hold, 0)
+        raise
 
 
 def _offer(asked: Quote, limits: Limits, room_nanousd: int | None, settings: Settings) -> Quote:
-    """What to hold: as asked, but one call takes only a fraction of a window, so that it cannot block all others; and
-    not more than the room seen in the last refusal. Never below the floor: whether that fits, the ledger decides."""
-    share = floor(product(Decimal(min(limits.day_nanousd, limits.month_nanousd)), settings.farebox_hold_fraction))
-    most = share if room_nanousd is None else min(share, room_nanousd)
-    return _offer_within(asked, most, settings) or smallest(asked, floor_tokens=settings.farebox_min_output_tokens)
-
-
-def _offer_within(asked: Quote, most_nanousd: int, settings: Settings) -> Quote | None:
-    return clamp(asked, max(0, most_nanousd), floor_tokens=settings.farebox_min_output_tokens)
+    """What to hold: as asked, or an unasked output for a share of the budget; after a refusal, what the room allows."""
+    floor_tokens = settings.farebox_min_output_tokens
+    budget = Decimal(min(limits.day_nanousd, limits.month_nanousd))
+    offer = shared(asked, floor(product(budget, settings.farebox_hold_fraction)), floor_tokens=floor_tokens)
+    if room_nanousd is None:
+        return offer
+    return clamp(offer, room_nanousd, floor_tokens=floor_tokens) or smallest(asked, floor_tokens=floor_tokens)
 
 
 def _hold(hold_id: str, offer: Quote, windows: Windows, now: datetime) -> Hold:

@@ -5,14 +5,15 @@ refuses the call instead of serving it.
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote as url_quote
 
 from .errors import CatalogueUnavailable, ModelNotPriced
 from .money import loads_exact
-from .pricing import PricedModel, priced_model
+from .pricing import PricedModel, priced_model, require_priced
 from .upstream import Lost, NotSent, Upstream
 
 Row = Mapping[str, Any]
@@ -32,37 +33,46 @@ class Catalogue:
         self._upstream = upstream
         self._ttl_s = ttl_s
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._rows: _Kept[Mapping[str, Row]] | None = None
+        self._endpoints: dict[str, list[Row]] = {}
         self._models: dict[str, _Kept[PricedModel]] = {}
 
     def model(self, name: str) -> PricedModel:
-        """The prices of a model by its id or canonical slug. Raises ModelNotPriced, CatalogueUnavailable."""
+        """The prices of a model by its id or canonical slug. Raises ModelNotPriced, CatalogueUnavailable.
+
+        One thread asks; the others go on with the old prices, or wait where there are none.
+        """
         kept = self._models.get(name)
         if kept is not None and kept.until > self._monotonic():
             return kept.value
-        with self._lock:
-            kept = self._models.get(name)
-            if kept is not None and kept.until > self._monotonic():
-                return kept.value
-            model = self._asked(name)
+        row = self._row(name)
+        require_priced(row)
+        lock = self._locks[name]
+        if not lock.acquire(blocking=kept is None) and kept is not None:
+            return kept.value
+        try:
+            fresh = self._models.get(name)
+            if fresh is not None and fresh is not kept:
+                return fresh.value
+            model = priced_model({**row, "id": name}, self._endpoints_of(str(row.get("id"))))
             self._models[name] = _Kept(model, self._monotonic() + self._ttl_s)
             return model
+        finally:
+            lock.release()
 
-    def forget(self, name: str) -> None:
-        """Ask again at the next call: upstream refused a price cap, so its prices have probably changed."""
-        with self._lock:
-            self._models.pop(name, None)
-            self._rows = None
-
-    def _asked(self, name: str) -> PricedModel:
-        row = self._row(name)
-        return priced_model({**row, "id": name}, self._endpoints(str(row.get("id"))))
+    def expire(self, name: str) -> None:
+        """Ask again at the next call: upstream refused our price cap, so its prices have risen."""
+        if (kept := self._models.get(name)) is not None:
+            self._models[name] = replace(kept, until=0)
+        if (rows := self._rows) is not None:
+            self._rows = replace(rows, until=0)
 
     def _row(self, name: str) -> Row:
-        rows = self._rows
-        if rows is None or rows.until <= self._monotonic():
-            rows = self._rows = _Kept(self._all_rows(rows), self._monotonic() + self._ttl_s)
+        with self._locks[""]:
+            rows = self._rows
+            if rows is None or rows.until <= self._monotonic():
+                rows = self._rows = _Kept(self._all_rows(rows), self._monotonic() + self._ttl_s)
         if name not in rows.value:
             raise ModelNotPriced(
                 f"{name[:100]} is not in the catalogue of models, so it has no price", facts={"model": name}
@@ -78,15 +88,19 @@ class Catalogue:
                     headers={"Retry-After": "5"},
                 )
             return last_good.value
-        rows = [row for row in data if isinstance(row, Mapping)]
-        by_slug = {str(row["canonical_slug"]): row for row in rows if row.get("canonical_slug")}
-        return {**by_slug, **{str(row.get("id")): row for row in rows}}
+        rows = {str(row.get("id")): row for row in data if isinstance(row, Mapping)}
+        # A variant (":free") shares its canonical slug with the model, and must not lend it its price.
+        slugs = {str(row.get("canonical_slug")): row for id_, row in rows.items() if ":" not in id_}
+        return {**slugs, **rows}
 
-    def _endpoints(self, name: str) -> list[Row]:
-        """Without them (an upstream without that route) the row of /models stands alone, and its price is the cap."""
+    def _endpoints_of(self, name: str) -> list[Row]:
+        """The last good ones when upstream does not answer; none at all (an upstream without that route): the row of
+        /models stands alone, and its price is the cap."""
         data = self._get(f"/models/{url_quote(name, safe='/:@~')}/endpoints")
         endpoints = data.get("endpoints") if isinstance(data, Mapping) else None
-        return [row for row in endpoints if isinstance(row, Mapping)] if isinstance(endpoints, list) else []
+        if isinstance(endpoints, list):
+            self._endpoints[name] = [row for row in endpoints if isinstance(row, Mapping)]
+        return self._endpoints.get(name, [])
 
     def _get(self, path: str) -> object:
         """The `data` of an answer, or None for whatever is not one."""

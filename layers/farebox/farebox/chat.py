@@ -6,15 +6,14 @@ else is OpenRouter's to judge.
 """
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 
+from .body import Changes, Member, members_of, replaced, shown
 from .errors import BodyTooLarge, Malformed, UnsupportedField
-from .money import decimal_of
+from .money import decimal_of, dumps, no_constant, number
 
 MAX_BODY_BYTES = 6_000_000
 """Lambda takes 6 MB an invocation, the event around the body included."""
@@ -26,17 +25,14 @@ TEMPLATE_TOKENS_PER_ENTRY = 32
 TOOL_PREAMBLE_TOKENS = 500
 """Hidden system prompt that providers add when a request has tools: a margin likewise."""
 
-_WHITESPACE = re.compile(r"[ \t\n\r]*")
 _TEXT_PARTS = frozenset({"text", "refusal", "reasoning", "thinking"})
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One top-level member of the body: where its value stands in the text, and the value."""
-
-    start: int
-    end: int
-    value: Any
+_MEDIA_PARTS = frozenset({"image_url", "input_audio", "video_url", "input_video"})
+"""Parts that are billed as prompt tokens and nothing else. A file is not: each of its pages may cost a fee."""
+_RENDERED = ("tools", "functions", "response_format")
+"""Members that a chat template may lay out over many lines."""
+_REASONING_ROOM = 256
+_MIN_REASONING = 1024
+"""What providers take as the least budget for reasoning, which must be below max_tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +45,10 @@ class ChatRequest:
     stream: bool
     max_tokens: int | None
     prompt_tokens_max: int
+    prompt_tokens_likely: int
     media_parts: int
     has_long_cache_writes: bool
+    min_output_tokens: int
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -67,48 +65,45 @@ def _parsed(body: bytes) -> ChatRequest:
     _refuse_what_cannot_be_bounded(values)
     messages = _messages(values.get("messages"))
     tools = _tools(values.get("tools"))
+    overhead = TEMPLATE_TOKENS_PER_ENTRY * (len(messages) + len(tools)) + (TOOL_PREAMBLE_TOKENS if tools else 0)
     return ChatRequest(
         text=text,
         members=members,
         model=_model(values.get("model")),
         stream=_flag("stream", values.get("stream")),
         max_tokens=_max_tokens(values),
-        prompt_tokens_max=_prompt_tokens_max(text, values, entries=len(messages) + len(tools), tools=bool(tools)),
+        prompt_tokens_max=_text_bytes(text, values) + _layout_bytes(members) + overhead,
+        prompt_tokens_likely=len(text) // (3 if text.isascii() else 1) + overhead,
         media_parts=sum(_media_parts(message) for message in messages),
         has_long_cache_writes=nested.has_long_ttl,
+        min_output_tokens=_min_output_tokens(values),
     )
 
 
-def body_with(request: ChatRequest, changes: Mapping[str, Any]) -> bytes:
+def body_with(request: ChatRequest, changes: Changes) -> bytes:
     """The body with top-level members set: replaced in place, or added at the end; all else as received."""
-    text = request.text
-    present = sorted(changes.keys() & request.members.keys(), key=lambda name: -request.members[name].start)
-    for name in present:  # from the end, so that the places before stay where they are
-        member = request.members[name]
-        text = text[: member.start] + _dumps(changes[name]) + text[member.end :]
-    added = "".join(
-        f",{_dumps(name)}:{_dumps(value)}" for name, value in changes.items() if name not in request.members
-    )
-    if added:
-        close = text.rindex("}")
-        text = text[:close] + added + text[close:]
-    return text.encode()
+    return replaced(request.text, request.members, changes).encode()
 
 
-def provider_of(request: ChatRequest) -> dict[str, Any]:
-    """The `provider` object of the body, empty when there is none."""
+def max_price_of(request: ChatRequest) -> Mapping[str, Any]:
+    """The client's own price cap, empty when there is none."""
+    found = _provider(request).get("max_price")
+    return found if isinstance(found, Mapping) else {}
+
+
+def provider_with(request: ChatRequest, max_price: Mapping[str, Any]) -> str:
+    """The body's `provider` with another price cap, and all else in it as received."""
+    change = {"max_price": dumps(max_price)}
+    if not _provider(request):
+        return f'{{"max_price":{change["max_price"]}}}'
+    member = request.members["provider"]
+    text = request.text[member.start : member.end]
+    return replaced(text, members_of(text, json.JSONDecoder(parse_float=number)), change)
+
+
+def _provider(request: ChatRequest) -> Mapping[str, Any]:
     member = request.members.get("provider")
-    return dict(member.value) if member is not None and member.value is not None else {}
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), default=_plain_number)
-
-
-def _plain_number(value: object) -> float:
-    if isinstance(value, Decimal):
-        return float(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    return member.value if member is not None and member.value is not None else {}
 
 
 # Decoding: one pass that checks, reads and remembers where each top-level value stands.
@@ -123,7 +118,7 @@ class _Nested:
     def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise Malformed(f"the key {_shown(_repeated(name for name, _ in pairs))} appears twice in one object")
+            raise Malformed(f"the key {shown(_repeated(name for name, _ in pairs))} appears twice in one object")
         # "5m" is the short one; 1h and 12h writes cost more, and so may what comes next.
         self.has_long_ttl = self.has_long_ttl or ("ttl" in found and found["ttl"] != "5m")
         return found
@@ -139,71 +134,16 @@ def _decode(body: bytes) -> tuple[str, dict[str, Member], _Nested]:
     if not text.strip():
         raise Malformed("the body is empty; it must be a JSON object with model and messages")
     nested = _Nested()
-    decoder = json.JSONDecoder(object_pairs_hook=nested, parse_float=Decimal, parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(object_pairs_hook=nested, parse_float=number, parse_constant=no_constant)
     try:
-        return text, _members(text, decoder), nested
+        return text, members_of(text, decoder), nested
     except ValueError as e:  # JSONDecodeError, and integers of more digits than Python takes
         raise Malformed(f"the body is not JSON: {e}") from None
-
-
-def _members(text: str, decoder: json.JSONDecoder) -> dict[str, Member]:
-    at = _skip(text, 0)
-    if not text.startswith("{", at):
-        decoder.decode(text)  # what is not even JSON is said so
-        raise Malformed("the body must be a JSON object")
-    members: dict[str, Member] = {}
-    at = _skip(text, at + 1)
-    if text.startswith("}", at):
-        _nothing_after(text, at + 1)
-        return members
-    while True:
-        name, at = _name(text, at, decoder)
-        at = _expect(":", text, at)
-        value, end = decoder.raw_decode(text, at)
-        if name in members:
-            raise Malformed(f"the key {_shown(name)} appears twice in one object")
-        members[name] = Member(at, end, value)
-        at = _skip(text, end)
-        if text.startswith("}", at):
-            _nothing_after(text, at + 1)
-            return members
-        at = _expect(",", text, at)
-
-
-def _skip(text: str, at: int) -> int:
-    match = _WHITESPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _name(text: str, at: int, decoder: json.JSONDecoder) -> tuple[str, int]:
-    if not text.startswith('"', at):
-        raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, at)
-    name, end = decoder.raw_decode(text, at)
-    return str(name), _skip(text, end)
-
-
-def _expect(mark: str, text: str, at: int) -> int:
-    if not text.startswith(mark, at):
-        raise json.JSONDecodeError(f"Expecting '{mark}' delimiter", text, at)
-    return _skip(text, at + 1)
-
-
-def _nothing_after(text: str, at: int) -> None:
-    if _skip(text, at) != len(text):
-        raise json.JSONDecodeError("Extra data", text, _skip(text, at))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise Malformed(f"the body is not JSON: {name} is not a JSON number")
 
 
 def _repeated(names: Iterable[str]) -> str:
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-
-
-def _shown(name: str) -> str:
-    return json.dumps(name if len(name) <= 60 else name[:60] + "…")
 
 
 # What cannot be bounded yet is refused. Null means absent, everywhere.
@@ -214,35 +154,60 @@ _UNSUPPORTED = {
     "preset": "a preset, which changes the request out of sight",
     "plugins": "plugins, which cost fees of their own",
     "web_search_options": "web search, which costs fees of its own",
+    "deferred_tools": "tools that the router runs, which cost fees of their own",
     "speed": "a faster and dearer speed",
+    "prediction": "predicted output, whose rejected tokens are billed too",
+    "audio": "spoken output",
+    "image_config": "images as output",
     "prompt": "a text completion; send messages",
 }
+_PROVIDER = frozenset({
+    "order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr",
+    "enforce_distillable_text", "quantizations", "sort", "preferred_min_throughput", "preferred_max_latency",
+    "max_price",
+})  # fmt: skip
+"""Routing among endpoints that the price cap lets through. Not `options`: they may ask for a dearer tier."""
+_TIERS = frozenset({"priority", "flex", "fast", "ultrafast", "scale"})
 
 
 def _refuse_what_cannot_be_bounded(values: Mapping[str, Any]) -> None:
     for name, what in _UNSUPPORTED.items():
         if values.get(name) not in (None, []):
             raise UnsupportedField(f"{name} is not supported: it asks for {what}", facts={"field": name})
-    _allow("n", values.get("n"), {1}, "one choice a call")
-    _allow("service_tier", values.get("service_tier"), {"auto", "default"}, "the default tier")
+    _allow("n", values.get("n"), [1], "one choice a call")
+    _allow("service_tier", values.get("service_tier"), ["auto", "default"], "the default tier")
     _allow("modalities", values.get("modalities"), [["text"]], "text output")
     if isinstance(reasoning := values.get("reasoning"), Mapping):
-        _allow("reasoning.mode", reasoning.get("mode"), {"standard", "default"}, "the model that was asked for")
+        _allow("reasoning.mode", reasoning.get("mode"), ["standard", "default"], "the model that was asked for")
     provider = values.get("provider")
-    if provider is not None and not isinstance(provider, Mapping):
+    if provider is not None:
+        _check_provider(provider)
+
+
+def _check_provider(provider: Any) -> None:
+    if not isinstance(provider, Mapping):
         raise Malformed("provider must be an object")
-    max_price = (provider or {}).get("max_price")
+    for name in provider.keys() - _PROVIDER:
+        raise UnsupportedField(
+            f"provider.{name[:60]} is not supported: it may change the price", facts={"field": "provider"}
+        )
+    for name in ("order", "only"):
+        chosen = provider.get(name)
+        if isinstance(chosen, list) and any(str(slug).rpartition("/")[2] in _TIERS for slug in chosen):
+            raise UnsupportedField(
+                f"provider.{name} is supported only for the default tier", facts={"field": "provider"}
+            )
+    max_price = provider.get("max_price")
     if max_price is not None and not isinstance(max_price, Mapping):
         raise Malformed("provider.max_price must be an object")
     for name, value in (max_price or {}).items():
-        if value is not None and ((number := decimal_of(value)) is None or number < 0):
-            raise Malformed(f"provider.max_price.{name} must be a number of US dollars, zero or more")
+        if value is not None and ((usd := decimal_of(value)) is None or usd < 0):
+            raise Malformed(f"provider.max_price.{name[:60]} must be a number of US dollars, zero or more")
 
 
-def _allow(name: str, value: Any, allowed: Iterable[Any], what: str) -> None:
-    if value is None or (not isinstance(value, bool) and value in list(allowed)):
-        return
-    raise UnsupportedField(f"{name} is supported only for {what}", facts={"field": name})
+def _allow(name: str, value: Any, allowed: list[Any], what: str) -> None:
+    if value is not None and (isinstance(value, bool) or value not in allowed):
+        raise UnsupportedField(f"{name} is supported only for {what}", facts={"field": name})
 
 
 # Reading.
@@ -305,25 +270,58 @@ def _objects(name: str, values: list[Any]) -> list[Mapping[str, Any]]:
 
 
 def _media_parts(message: Mapping[str, Any]) -> int:
-    """How many images, files or sounds: few bytes, many tokens. Whatever is not known to be text counts."""
+    """How many images and sounds: few bytes, many tokens."""
     content = message.get("content")
-    parts = content if isinstance(content, list) else []
+    kinds = [_kind(part) for part in content] if isinstance(content, list) else []
+    for kind in kinds:
+        if kind not in _TEXT_PARTS | _MEDIA_PARTS:
+            raise UnsupportedField(
+                f"content of type {shown(kind)} is not supported: its cost cannot be bounded",
+                facts={"field": "messages"},
+            )
     replayed = [value for name in ("images", "audio") for value in _as_list(message.get(name))]
-    return len(replayed) + sum(not isinstance(part, Mapping) or part.get("type") not in _TEXT_PARTS for part in parts)
+    return len(replayed) + sum(kind in _MEDIA_PARTS for kind in kinds)
+
+
+def _kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str):
+        raise Malformed("each part of a message's content must be an object with a type")
+    return kind
 
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _prompt_tokens_max(text: str, values: Mapping[str, Any], *, entries: int, tools: bool) -> int:
+def _min_output_tokens(values: Mapping[str, Any]) -> int:
+    """Below this an answer has room for its reasoning only; providers refuse that, or bill it for nothing."""
+    reasoning = values.get("reasoning")
+    asked = reasoning if isinstance(reasoning, Mapping) else {}
+    budget = asked.get("max_tokens")
+    if isinstance(budget, int) and not isinstance(budget, bool):
+        return budget + _REASONING_ROOM
+    effort = asked.get("effort", values.get("reasoning_effort"))
+    is_on = asked.get("enabled") is True or effort not in (None, "none")
+    return _MIN_REASONING + _REASONING_ROOM if is_on else 0
+
+
+def _text_bytes(text: str, values: Mapping[str, Any]) -> int:
     """Bytes bound tokens: every tokenizer in use makes at most one token of a byte (byte-level BPE, byte fallback).
 
     JSON escapes only lengthen, so the body bounds its decoded text. Where a tokenizer normalises first (NFKC), some
     characters grow, up to elevenfold; so other text than ASCII is counted in that form too.
     """
     size = len(text.encode())
-    if not text.isascii() or "\\u" in text:
-        decoded = json.dumps(values, ensure_ascii=False, default=str)
-        size = max(size, len(unicodedata.normalize("NFKC", decoded).encode(errors="surrogatepass")))
-    return size + TEMPLATE_TOKENS_PER_ENTRY * entries + (TOOL_PREAMBLE_TOKENS if tools else 0)
+    if text.isascii() and "\\u" not in text:
+        return size
+    decoded = json.dumps(values, ensure_ascii=False, default=str)
+    return max(size, len(unicodedata.normalize("NFKC", decoded).encode(errors="surrogatepass")))
+
+
+def _layout_bytes(members: Mapping[str, Member]) -> int:
+    """What schemas may grow by when a template indents them: Llama's does, by four."""
+    grown = 0
+    for member in (members[name] for name in _RENDERED if name in members):
+        grown += max(0, len(json.dumps(member.value, indent=4, default=str)) - (member.end - member.start))
+    return grown

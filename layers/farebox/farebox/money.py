@@ -6,6 +6,7 @@ Floats appear only in what is shown to people.
 """
 
 import json
+import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation, localcontext
 from typing import Any, NoReturn
 
@@ -15,29 +16,57 @@ MAX_USD = 10_000_000
 
 _EXACT = Context(prec=60)
 _ABSURD = Decimal(10**15)
+_MAX_EXPONENT = 300
+_JSON_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,4})?")
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def number(text: str) -> Decimal:
+    """A JSON number with a fraction or an exponent. Raises ValueError for one that no double can hold: 1e999999999."""
+    try:
+        exact = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text[:40]} is out of range") from None
+    if abs(exact.adjusted()) > _MAX_EXPONENT:
+        raise ValueError(f"{text[:40]} is out of range")
+    return exact
+
+
+def no_constant(name: str) -> NoReturn:
+    """NaN, Infinity and -Infinity, which Python's parser would take. Raises ValueError."""
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def loads_exact(text: str | bytes) -> Any:
     """JSON with exact numbers: fractions become `Decimal`. Raises ValueError (also for NaN and Infinity)."""
-    return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+    return json.loads(text, parse_float=number, parse_constant=no_constant)
+
+
+def dumps(value: Any) -> str:
+    """JSON in ASCII, without spaces, with `Decimal` as the number that it is."""
+    return json.dumps(value, separators=(",", ":"), default=_shown)
+
+
+def _shown(value: object) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def decimal_of(value: object) -> Decimal | None:
-    """A finite number out of JSON (a number, or a string as OpenRouter writes prices), else None.
+    """A number out of JSON (or a string of one, as OpenRouter writes prices), else None.
 
-    Numbers of 10^15 and more are None too: nothing here is that large, and 1e999999 would take a megabyte as an int.
+    Numbers of 10^15 and more are None too: no amount and no price here is that large. Strings are taken only as JSON
+    spells numbers: what we read must be what upstream reads.
     """
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+    if isinstance(value, str) and _JSON_NUMBER.fullmatch(value):
+        try:
+            value = number(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() and abs(number) < _ABSURD else None
+    exact = Decimal(value)
+    return exact if abs(exact) < _ABSURD else None
 
 
 def nanousd_ceil(usd: Decimal) -> int:

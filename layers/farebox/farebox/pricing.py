@@ -2,11 +2,11 @@
 
 A quote is an upper bound that is true, because the same bound goes upstream:
 
-    amount = prompt tokens x prompt rate + output tokens x completion rate + fee a request
+    amount = prompt tokens x prompt rate + output tokens x completion rate + fees
              ^ bytes, context at most      ^ max_tokens, sent      ^ provider.max_price, sent
 
-Rates are the dearest over the model's endpoints and their price overrides, since OpenRouter may serve a call from any
-endpoint that passes the filters, and /models shows only one endpoint's price.
+Rates are the dearest over the model's endpoints and those price overrides that a prompt of this size can reach, since
+OpenRouter may serve a call from any endpoint that passes the filters, and /models shows only one endpoint's price.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from .chat import ChatRequest
+from .body import Changes
+from .chat import ChatRequest, max_price_of, provider_with
 from .errors import ModelNotPriced
-from .money import NANOUSD_PER_USD, ceil, decimal_of, floor, product
+from .money import NANOUSD_PER_USD, ceil, decimal_of, dumps, floor, product
 
 MAX_PRICE_MARGIN = Decimal("1.02")
 """provider.max_price is sent a little above the list price: exactly the list price was seen refused on 2026-07-30, and
@@ -26,7 +27,11 @@ MAX_PRICE_OF_FREE = Decimal("0.0001")
 zero might be refused as equality is."""
 NANOUSD_PER_TOKEN_BY_USD_PER_MILLION = Decimal(1000)
 MIN_OUTPUT_TOKENS = 16
-"""Some providers refuse fewer."""
+"""Some providers generate (and bill) at least this many, whatever is asked."""
+MIN_UNASKED_OUTPUT_TOKENS = 1024
+"""Room for an answer to a prompt that may fill the context, when the client does not say how much it wants."""
+FREE_ROUTER = "openrouter/free"
+TEXT_ONLY = frozenset({"text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +46,35 @@ class Rates:
     request: Decimal
     image: Decimal
 
+    @property
+    def are_zero(self) -> bool:
+        return not any(getattr(self, field) for field in Rates.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Rates that apply to prompts of more than so many tokens."""
+
+    above_prompt_tokens: int
+    rates: Rates
+
 
 @dataclass(frozen=True, slots=True)
 class PricedModel:
-    """A row of the catalogue. Token counts are None where the catalogue gives none."""
+    """A model of the catalogue. Token counts are None where the catalogue gives none.
+
+    `output_tokens` is the most that any endpoint can produce, `usual_output_tokens` what the first one does unasked.
+    """
 
     id: str
-    canonical_slug: str
-    rates: Rates
+    tiers: tuple[Tier, ...]
     context_tokens: int | None
     output_tokens: int | None
+    usual_output_tokens: int | None
 
-    @property
-    def is_free(self) -> bool:
-        return not any(getattr(self.rates, field) for field in Rates.__slots__)
+    def rates(self, prompt_tokens: int) -> Rates:
+        """The dearest that a prompt of at most this size can meet."""
+        return _dearest([tier.rates for tier in self.tiers if tier.above_prompt_tokens < prompt_tokens])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +85,21 @@ class Quote:
     prompt_tokens: int
     output_tokens: int
     output_tokens_asked: int
+    is_output_asked: bool
+    min_output_tokens: int
     prompt_nanousd: Decimal
     completion_rate: Decimal
-    max_price_prompt: Decimal
-    max_price_completion: Decimal
+    max_price: Mapping[str, Decimal]
 
     @property
     def amount_nanousd(self) -> int:
         """What is held, rounded up once."""
-        return ceil(self.prompt_nanousd + product(self.completion_rate, Decimal(self.output_tokens)))
+        output_tokens = Decimal(max(self.output_tokens, MIN_OUTPUT_TOKENS))
+        return ceil(self.prompt_nanousd + product(self.completion_rate, output_tokens))
 
     @property
     def is_clamped(self) -> bool:
-        """Whether the client gets less output than it asked for, or than the model could give when it did not say."""
+        """Whether the client gets less output than it asked for, or than the model would give unasked."""
         return self.output_tokens < self.output_tokens_asked
 
 
@@ -85,48 +107,71 @@ class Quote:
 
 
 def priced_model(row: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]) -> PricedModel:
-    """A row of /models with the rows of /models/{id}/endpoints (none: the row stands alone). Raises ModelNotPriced."""
+    """A row of /models with the rows of /models/{id}/endpoints (none: the row stands alone). Raises ModelNotPriced.
+
+    An endpoint without a price of its own is left out: the cap that is sent keeps it from serving the call.
+    """
     name = str(row.get("id"))
+    tiers = [*_tiers(name, row)]
     eligible = [endpoint for endpoint in endpoints if endpoint.get("service_tier") in (None, "default", "standard")]
-    pricings = [pricing for source in (row, *eligible) if isinstance(pricing := source.get("pricing"), Mapping)]
-    if not pricings:
-        raise ModelNotPriced(f"the catalogue has no price for {name}", facts={"model": name})
+    priced = []
+    for endpoint in eligible:
+        try:
+            tiers += _tiers(name, endpoint)
+            priced.append(endpoint)
+        except ModelNotPriced:
+            continue
     top = row.get("top_provider")
-    limits = [*eligible] or [top if isinstance(top, Mapping) else {}]
+    limits: list[Mapping[str, Any]] = priced or [top if isinstance(top, Mapping) else {}]
     context = _largest(source.get("context_length") for source in (row, *limits))
-    return PricedModel(
-        id=name,
-        canonical_slug=str(row.get("canonical_slug") or name),
-        rates=_dearest([rates for pricing in pricings for rates in _rates_of(name, pricing)]),
-        context_tokens=context,
-        # An endpoint without a cap of its own can produce up to the whole context.
-        output_tokens=_largest(limit.get("max_completion_tokens") or limit.get("context_length") for limit in limits)
-        or context,
-    )
+    largest = _largest(limit.get("max_completion_tokens") or limit.get("context_length") for limit in limits) or context
+    usual = _largest([top.get("max_completion_tokens")]) if isinstance(top, Mapping) else None
+    return PricedModel(name, tuple(tiers), context, largest, usual or largest)
+
+
+def require_priced(row: Mapping[str, Any]) -> None:
+    """Refuse what cannot be bounded whatever its endpoints say. Raises ModelNotPriced."""
+    name = str(row.get("id"))
+    if name.startswith("openrouter/") and name != FREE_ROUTER:
+        raise _unpriced(name, "is a router, whose price depends on what it chooses")
+    architecture = row.get("architecture")
+    outputs = architecture.get("output_modalities") if isinstance(architecture, Mapping) else None
+    if isinstance(outputs, list) and not set(map(str, outputs)) <= TEXT_ONLY:
+        raise _unpriced(name, "makes other output than text, whose price cannot be bounded")
+    pricing = row.get("pricing")
+    searches = _rate(name, pricing, "web_search") if isinstance(pricing, Mapping) else None
+    if searches and any(word in name for word in ("search", "sonar", "research")):
+        raise _unpriced(name, "searches the web by itself, at a fee for each search")
+    _tiers(name, row)
+
+
+def _unpriced(name: str, why: str) -> ModelNotPriced:
+    return ModelNotPriced(f"{name} {why}, so no budget can be held for it", facts={"model": name})
 
 
 def _largest(values: Iterable[object]) -> int | None:
-    return max((value for value in values if isinstance(value, int) and value > 0), default=None)
+    numbers = [decimal_of(value) for value in values]
+    return max((int(number) for number in numbers if number is not None and number > 0), default=None)
 
 
-def _rates_of(name: str, pricing: Mapping[str, Any]) -> list[Rates]:
-    """The base prices, and each override laid over them: any of them may apply while the call runs."""
+def _tiers(name: str, source: Mapping[str, Any]) -> list[Tier]:
+    """The base prices, and each override laid over them; one by the hour counts always, it may begin in a moment."""
+    pricing = source.get("pricing")
+    if not isinstance(pricing, Mapping):
+        raise _unpriced(name, "has no price in the catalogue")
     overrides = pricing.get("overrides")
-    layers = [{}, *(o for o in overrides if isinstance(o, Mapping))] if isinstance(overrides, list) else [{}]
-    return [_rates(name, {**pricing, **layer}) for layer in layers]
+    layers = [layer for layer in overrides if isinstance(layer, Mapping)] if isinstance(overrides, list) else []
+    return [
+        Tier(_largest([layer.get("min_prompt_tokens")]) or 0, _rates(name, {**pricing, **layer}))
+        for layer in ({}, *layers)
+    ]
 
 
 def _rates(name: str, prices: Mapping[str, Any]) -> Rates:
     """`discount` is left out: the price without it is the upper bound."""
     prompt, completion = _rate(name, prices, "prompt"), _rate(name, prices, "completion")
-    if (
-        prompt is None
-        or completion is None
-        or (name.startswith("openrouter/") and prompt == 0 and name != "openrouter/free")
-    ):
-        raise ModelNotPriced(
-            f"the price of {name} is not known in advance, so no budget can be held for it", facts={"model": name}
-        )
+    if prompt is None or completion is None:
+        raise _unpriced(name, "has no price in the catalogue")
     write = max(prompt, _extra(name, prices, "input_cache_write"))
     # Without a price of its own a one-hour write costs twice the prompt (Anthropic's rule, the dearest there is).
     long_write = max(write, _extra(name, prices, "input_cache_write_1h", absent=2 * prompt))
@@ -141,19 +186,19 @@ def _rates(name: str, prices: Mapping[str, Any]) -> Rates:
     )
 
 
+def _extra(name: str, prices: Mapping[str, Any], key: str, *, absent: Decimal = Decimal(0)) -> Decimal:
+    rate = _rate(name, prices, key)
+    return absent if rate is None else rate
+
+
 def _rate(name: str, prices: Mapping[str, Any], key: str) -> Decimal | None:
     """USD each, as the catalogue has it, to nano-dollars each; None when the key is absent."""
     if prices.get(key) is None:
         return None
     usd = decimal_of(prices[key])
-    if usd is None or usd < 0:  # -1 is the router's "depends"
-        raise ModelNotPriced(f"the catalogue's {key} price of {name} is not an amount", facts={"model": name})
+    if usd is None or usd < 0:  # -1 is a router's "depends"
+        raise _unpriced(name, f"has a {key} price in the catalogue that is not an amount")
     return product(usd, Decimal(NANOUSD_PER_USD))
-
-
-def _extra(name: str, prices: Mapping[str, Any], key: str, *, absent: Decimal = Decimal(0)) -> Decimal:
-    rate = _rate(name, prices, key)
-    return absent if rate is None else rate
 
 
 def _dearest(rates: Sequence[Rates]) -> Rates:
@@ -166,36 +211,46 @@ def _dearest(rates: Sequence[Rates]) -> Rates:
 def quote(request: ChatRequest, model: PricedModel) -> Quote:
     """The upper bound of a request as it was asked. Raises ModelNotPriced where there is no bound."""
     prompt_tokens = _prompt_tokens(request, model)
-    output_tokens = _output_tokens(request, model, prompt_tokens)
-    max_prompt, max_completion = (_max_price(rate) for rate in (model.rates.prompt, model.rates.completion))
+    output_tokens = _output_tokens(request, model)
+    rates = model.rates(prompt_tokens)
     # A free model holds nothing: what its tiny cap lets through is below a nano-dollar for ten tokens.
-    margin = Decimal(0) if model.is_free else MAX_PRICE_MARGIN
-    fees = model.rates.request + product(model.rates.image, Decimal(request.media_parts))
+    margin = Decimal(0) if rates.are_zero else MAX_PRICE_MARGIN
+    fees = product(margin, rates.request + product(rates.image, Decimal(request.media_parts)))
     return Quote(
         model=model.id,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         output_tokens_asked=request.max_tokens or output_tokens,
-        prompt_nanousd=product(product(_prompt_rate(request, model.rates), margin), Decimal(prompt_tokens)) + fees,
-        completion_rate=product(model.rates.completion, margin),
-        max_price_prompt=max_prompt,
-        max_price_completion=max_completion,
+        is_output_asked=request.max_tokens is not None,
+        min_output_tokens=request.min_output_tokens,
+        prompt_nanousd=product(product(_prompt_rate(request, rates), margin), Decimal(prompt_tokens)) + fees,
+        completion_rate=product(rates.completion, margin),
+        max_price=_max_price(rates),
     )
 
 
 def clamp(asked: Quote, affordable_nanousd: int, *, floor_tokens: int) -> Quote | None:
-    """The quote with as much output as an amount pays for; None below `floor_tokens` (or what was asked, if less)."""
+    """The quote with as much output as an amount pays for; None below the least that is worth calling for."""
     if asked.amount_nanousd <= affordable_nanousd:
         return asked
-    smallest = min(floor_tokens, asked.output_tokens)
     left = Decimal(affordable_nanousd) - asked.prompt_nanousd
     tokens = floor(left / asked.completion_rate) if asked.completion_rate > 0 else -1
-    return replace(asked, output_tokens=tokens) if tokens >= smallest else None
+    least = smallest(asked, floor_tokens=floor_tokens)
+    return replace(asked, output_tokens=tokens) if tokens >= max(least.output_tokens, MIN_OUTPUT_TOKENS) else None
 
 
 def smallest(asked: Quote, *, floor_tokens: int) -> Quote:
-    """The least that is worth calling for."""
-    return replace(asked, output_tokens=min(floor_tokens, asked.output_tokens))
+    """The least that is worth calling for: the floor, or room for the reasoning that was asked for."""
+    return replace(asked, output_tokens=min(max(floor_tokens, asked.min_output_tokens), asked.output_tokens))
+
+
+def shared(asked: Quote, share_nanousd: int, *, floor_tokens: int) -> Quote:
+    """Without a wish of the client's, output for at most a share of the budget: one call shall not block all others."""
+    if asked.is_output_asked or asked.completion_rate == 0:
+        return asked
+    tokens = floor(share_nanousd / asked.completion_rate)
+    least = smallest(asked, floor_tokens=floor_tokens).output_tokens
+    return replace(asked, output_tokens=min(asked.output_tokens, max(tokens, least)))
 
 
 def _prompt_tokens(request: ChatRequest, model: PricedModel) -> int:
@@ -203,27 +258,24 @@ def _prompt_tokens(request: ChatRequest, model: PricedModel) -> int:
     if model.context_tokens is not None:
         return model.context_tokens if request.media_parts else min(request.prompt_tokens_max, model.context_tokens)
     if request.media_parts:
-        raise ModelNotPriced(
-            f"the catalogue gives no context length for {model.id}, so images and files cannot be bounded",
-            facts={"model": model.id},
-        )
+        raise _unpriced(model.id, "has no context length in the catalogue to bound images with")
     return request.prompt_tokens_max
 
 
-def _output_tokens(request: ChatRequest, model: PricedModel, prompt_tokens: int) -> int:
-    """What was asked, at most what the model can; unasked, what the model can and the context leaves beside the prompt.
+def _output_tokens(request: ChatRequest, model: PricedModel) -> int:
+    """What was asked, at most what any endpoint can; unasked, what the first one gives, as far as the context allows.
 
-    Prompt bounds are several times too high for plain text, so at least a quarter of the context is left to the output.
+    More than an endpoint's own cap would lose that endpoint, and more than the context leaves would be refused by all,
+    so the unasked bound goes by the prompt's likely size. It is a wish, not a bound of money: what is sent is held.
     """
     if request.max_tokens is not None:
         return min(request.max_tokens, model.output_tokens or request.max_tokens)
-    if model.output_tokens is None:
-        raise ModelNotPriced(
-            f"the catalogue gives no output length for {model.id}: send max_tokens", facts={"model": model.id}
-        )
+    if model.usual_output_tokens is None:
+        raise _unpriced(model.id, "has no output length in the catalogue: send max_tokens")
     if model.context_tokens is None:
-        return model.output_tokens
-    return min(model.output_tokens, max(model.context_tokens - prompt_tokens, model.context_tokens // 4))
+        return model.usual_output_tokens
+    left = model.context_tokens - request.prompt_tokens_likely
+    return min(model.usual_output_tokens, max(left, MIN_UNASKED_OUTPUT_TOKENS))
 
 
 def _prompt_rate(request: ChatRequest, rates: Rates) -> Decimal:
@@ -232,35 +284,44 @@ def _prompt_rate(request: ChatRequest, rates: Rates) -> Decimal:
     return max(write, rates.media) if request.media_parts else write
 
 
-def _max_price(rate: Decimal) -> Decimal:
-    usd_per_million = rate / NANOUSD_PER_TOKEN_BY_USD_PER_MILLION
-    return max(product(usd_per_million, MAX_PRICE_MARGIN), MAX_PRICE_OF_FREE)
+def _max_price(rates: Rates) -> dict[str, Decimal]:
+    """USD per million tokens for prompt and completion, USD each for the fees that there are."""
+    caps = {
+        name: max(product(rate / NANOUSD_PER_TOKEN_BY_USD_PER_MILLION, MAX_PRICE_MARGIN), MAX_PRICE_OF_FREE)
+        for name, rate in (("prompt", rates.prompt), ("completion", rates.completion))
+    }
+    fees = (("request", rates.request), ("image", rates.image))
+    return caps | {name: product(rate / NANOUSD_PER_USD, MAX_PRICE_MARGIN) for name, rate in fees if rate > 0}
 
 
 # What goes upstream.
 
 
-def bounds(request: ChatRequest, quoted: Quote, provider: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level members to set so that the quote holds: the output cap, and the price cap inside `provider`."""
-    changes: dict[str, Any] = {
-        "provider": {**provider, "max_price": _max_price_sent(quoted, provider.get("max_price"))}
-    }
+def bounds(request: ChatRequest, quoted: Quote) -> Changes:
+    """The members to set so that the quote holds: the output cap, and the price cap inside `provider`."""
+    changes = {"provider": provider_with(request, _max_price_sent(request, quoted))}
     if request.model != quoted.model:
-        changes["model"] = quoted.model
+        changes["model"] = dumps(quoted.model)
     if request.max_tokens != quoted.output_tokens:
         names = [name for name in ("max_tokens", "max_completion_tokens") if _given(request, name)] or ["max_tokens"]
-        changes.update((name, quoted.output_tokens) for name in names)
+        changes.update((name, dumps(quoted.output_tokens)) for name in names)
     return changes
+
+
+def has_own_price_cap(request: ChatRequest, quoted: Quote) -> bool:
+    """Whether the client's price cap, not ours, may be why nobody serves the call."""
+    sent = _max_price_sent(request, quoted)
+    return any(sent.get(name) != cap for name, cap in quoted.max_price.items())
 
 
 def _given(request: ChatRequest, name: str) -> bool:
     return name in request.members and request.members[name].value is not None
 
 
-def _max_price_sent(quoted: Quote, asked: object) -> dict[str, Any]:
-    """Ours, or the client's where that is lower; the client's other keys (request, image, audio) stay."""
-    sent: dict[str, Any] = dict(asked) if isinstance(asked, Mapping) else {}
-    for name, ours in (("prompt", quoted.max_price_prompt), ("completion", quoted.max_price_completion)):
-        theirs = decimal_of(sent.get(name))
-        sent[name] = ours if theirs is None or theirs > ours else sent[name]
+def _max_price_sent(request: ChatRequest, quoted: Quote) -> dict[str, Any]:
+    """Ours, or the client's where that is lower, always in our spelling; the client's caps on other things stay."""
+    theirs = {name: decimal_of(value) for name, value in max_price_of(request).items()}
+    sent = {name: cap for name, cap in theirs.items() if cap is not None}
+    for name, ours in quoted.max_price.items():
+        sent[name] = min(ours, sent.get(name, ours))
     return sent

@@ -16,22 +16,35 @@ from typing import Any
 from . import spans
 from .admission import Admission, Caller, Desk, admit
 from .catalogue import Catalogue
-from .chat import ChatRequest, body_with, parse, provider_of
+from .chat import ChatRequest, body_with, parse
 from .errors import Malformed, Unauthenticated
 from .ledger import Ledger
 from .money import usd_text
-from .pricing import bounds
+from .pricing import bounds, has_own_price_cap
 from .relay import BodyRelay, StreamRelay, cut_error
 from .rest import JSON, Request, Response, json_response
 from .settings import Settings
-from .settlement import NOT_SENT, PRICE_CAP, BodyReader, Outcome, Receipt, Settlement, object_of, settlement_of_status
+from .settlement import (
+    COST_MISSING,
+    NOT_SENT,
+    PRICE_CAP,
+    BodyReader,
+    Outcome,
+    Receipt,
+    Settlement,
+    object_of,
+    settlement_of_status,
+    text_of,
+)
 from .store import Store, StoreError
 from .telemetry import Telemetry
 from .tenants import DEFAULT, checked_name
-from .upstream import TIMEOUT, Answer, Lost, NotSent, Upstream
+from .upstream import CUT, TIMEOUT, Answer, Lost, NotSent, Upstream
 
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 WARNED_AT_PERCENT = 80
+BUG = "bug"
+KEY_REFUSED = {"message": "OpenRouter does not accept the key of this gateway: check OPENROUTER_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,9 @@ class Ended:
     ledger: Ledger
 
 
+Settle = Callable[[Settlement], Ended]
+
+
 def chat(gate: Gate, request: Request, deadline: float) -> Response:
     """POST /api/v1/chat/completions. `deadline` is a moment of the monotonic clock."""
     caller = authenticate(gate.settings, request)
@@ -63,19 +79,12 @@ def chat(gate: Gate, request: Request, deadline: float) -> Response:
     if name is None:
         raise Malformed("model is missing, and no PRIMARY_MODEL is set")
     admission = admit(gate.desk, caller, asked, gate.catalogue.model(name))
-    settle = partial(_settle, gate, admission)
     try:
-        answer = gate.upstream.chat(_body(asked, admission), request.headers, deadline)
-    except NotSent:
-        return _failed(admission, settle(Settlement(Outcome.DECLINED, Receipt(), NOT_SENT)))
-    except Lost as e:
-        return _failed(admission, settle(Settlement(Outcome.LOST, Receipt(), e.cause)))
-    if not answer.is_success:
-        return _refused_upstream(admission, answer, settle)
-    if answer.is_stream:
-        headers = {**STREAM_HEADERS, **_headers(admission, admission.ledger, answer)}
-        return Response(answer.status, headers, StreamRelay(answer, settle))
-    return _plain(admission, answer, settle)
+        return _called(gate, request, asked, admission, deadline)
+    except BaseException:
+        # Whatever went wrong, the call may have been made. Where it was settled already this changes nothing.
+        _settle(gate, admission, Settlement(Outcome.LOST, Receipt(), BUG))
+        raise
 
 
 # Authenticate.
@@ -106,8 +115,24 @@ def require_key(request: Request, *keys: str) -> None:
 # Call.
 
 
-def _body(asked: ChatRequest, admission: Admission) -> bytes:
-    return body_with(asked, bounds(asked, admission.quote, provider_of(asked)))
+def _called(gate: Gate, request: Request, asked: ChatRequest, admission: Admission, deadline: float) -> Response:
+    settle = partial(_settle, gate, admission)
+    body = body_with(asked, bounds(asked, admission.quote))
+    try:
+        answer = gate.upstream.chat(body, request.headers, deadline, stream=asked.stream)
+    except NotSent:
+        return _failed(admission, settle(Settlement(Outcome.DECLINED, Receipt(), NOT_SENT)))
+    except Lost as e:
+        return _failed(admission, settle(Settlement(Outcome.LOST, Receipt(), e.cause)))
+    if answer.is_success and answer.is_stream:
+        headers = {**STREAM_HEADERS, **_headers(admission, admission.ledger, answer)}
+        return Response(answer.status, headers, StreamRelay(answer, settle))
+    if answer.is_success:
+        return _plain(admission, answer, settle)
+    response, settlement = _refused_upstream(admission, answer, settle)
+    if settlement.cause == PRICE_CAP and not has_own_price_cap(asked, admission.quote):
+        gate.catalogue.expire(admission.quote.model)
+    return response
 
 
 # Settle.
@@ -115,8 +140,9 @@ def _body(asked: ChatRequest, admission: Admission) -> bytes:
 
 def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
     """Write the span, then end the hold. Where the store fails the hold stays until it expires."""
-    ledger = admission.ledger
-    hold, cost = admission.hold, settlement.cost_nanousd
+    ledger, hold = admission.ledger, admission.hold
+    # A hold of nothing (a free model) keeps nothing: it ends, whatever became of the call.
+    cost = 0 if hold.amount_nanousd == 0 and settlement.cost_nanousd is None else settlement.cost_nanousd
     latency_ms = int((gate.now() - admission.at).total_seconds() * 1000)
     span = spans.span(admission, settlement, latency_ms=latency_ms)
     try:
@@ -127,8 +153,6 @@ def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
         gate.telemetry.failure("not settled", span)
     if cost is not None and cost > hold.amount_nanousd:
         gate.telemetry.overrun(span)
-    if settlement.cause == PRICE_CAP:
-        gate.catalogue.forget(hold.model)  # the price has risen since it was asked
     gate.telemetry.call(span)
     return Ended(settlement, ledger)
 
@@ -136,7 +160,7 @@ def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
 # Respond.
 
 
-def _plain(admission: Admission, answer: Answer, settle: Callable[[Settlement], Ended]) -> Response:
+def _plain(admission: Admission, answer: Answer, settle: Settle) -> Response:
     """An answer in one piece, unless it begins with white space, which keeps a connection alive while a model works."""
     reader = BodyReader()
     try:
@@ -152,16 +176,17 @@ def _plain(admission: Admission, answer: Answer, settle: Callable[[Settlement], 
         settlement = reader.settlement(cut=e.cause)
     answer.close()
     ended = settle(settlement)
-    headers = _headers(admission, ended.ledger, answer, settlement)
-    if settlement.outcome is Outcome.LOST and settlement.cause != "cost_missing":
+    error = object_of(reader.body).get("error")
+    if isinstance(error, Mapping) and settlement.outcome is not Outcome.ANSWERED:
+        headers = _headers(admission, ended.ledger, answer, settlement)
+        return upstream_error(_status(error.get("code")), error, headers)
+    if settlement.outcome is Outcome.LOST and settlement.cause != COST_MISSING:
         return _failed(admission, ended)
-    if settlement.outcome is Outcome.DECLINED:
-        error = object_of(reader.body)["error"]
-        return _upstream_error(_status(error.get("code")), error, headers)
+    headers = _headers(admission, ended.ledger, answer, settlement)
     return Response(answer.status, {"Content-Type": JSON, **headers}, (reader.body,))
 
 
-def _refused_upstream(admission: Admission, answer: Answer, settle: Callable[[Settlement], Ended]) -> Response:
+def _refused_upstream(admission: Admission, answer: Answer, settle: Settle) -> tuple[Response, Settlement]:
     try:
         body = answer.error_body()
     except Lost:
@@ -169,22 +194,26 @@ def _refused_upstream(admission: Admission, answer: Answer, settle: Callable[[Se
     answer.close()
     ended = settle(settlement_of_status(answer.status, body))
     headers = _headers(admission, ended.ledger, answer, ended.settlement)
-    if wait := answer.headers.get("retry-after"):
+    if wait := text_of(answer.headers.get("retry-after")):
         headers["Retry-After"] = wait
     error = object_of(body).get("error")
     if answer.status == 401:
-        error = {"message": "OpenRouter does not accept the key of this gateway: check OPENROUTER_API_KEY"}
-    return _upstream_error(_status(answer.status), error if isinstance(error, Mapping) else {}, headers)
+        error = KEY_REFUSED
+    elif not isinstance(error, Mapping):
+        error = {"message": f"OpenRouter answered with status {answer.status} and no error that can be read"}
+    return upstream_error(_status(answer.status), error, headers), ended.settlement
 
 
 def _failed(admission: Admission, ended: Ended) -> Response:
-    """No answer, or half of one."""
-    cause = ended.settlement.cause or ""
-    if cause == NOT_SENT:
-        error: dict[str, Any] = {"message": "OpenRouter cannot be reached; nothing was spent", "reason": cause}
-        return _upstream_error(502, error, _headers(admission, ended.ledger))
-    content = {"error": {**cut_error(cause), "code": status_of_cause(cause)}}
-    return json_response(status_of_cause(cause), content, _headers(admission, ended.ledger))
+    """No answer, or half of one. A repetition of a lost call may be billed as well, so clients are asked not to."""
+    cause = ended.settlement.cause or CUT
+    headers = _headers(admission, ended.ledger, settlement=ended.settlement)
+    if ended.settlement.outcome is Outcome.DECLINED:
+        error = {"message": "OpenRouter cannot be reached; nothing was spent", "metadata": {"reason": cause}}
+        return upstream_error(502, error, headers)
+    status = status_of_cause(cause)
+    content = {"error": {**cut_error(cause), "code": status}}
+    return json_response(status, content, {**headers, "x-should-retry": "false"})
 
 
 def status_of_cause(cause: str) -> int:
@@ -199,14 +228,12 @@ def _status(status: object) -> int:
     return 504 if status == 524 else status
 
 
-def _upstream_error(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+def upstream_error(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     """OpenRouter's error in our shape; its own metadata stays, since clients read it."""
     metadata = error.get("metadata")
     content = {
         "code": status,
-        "message": str(
-            error.get("message") or f"OpenRouter answered with status {status} and no error that can be read"
-        ),
+        "message": str(error.get("message") or "OpenRouter gave no reason"),
         "type": "upstream_error",
         "metadata": {"reason": "upstream_error", **(metadata if isinstance(metadata, Mapping) else {})},
     }
@@ -225,7 +252,8 @@ def _headers(
     }
     if admission.quote.is_clamped:
         headers["X-Farebox-Max-Tokens"] = str(admission.quote.output_tokens)
-    generation = (answer and answer.headers.get("x-generation-id")) or (settlement and settlement.receipt.generation_id)
+    generation = text_of(answer.headers.get("x-generation-id")) if answer is not None else None
+    generation = generation or (settlement.receipt.generation_id if settlement is not None else None)
     if generation:
         headers["X-Generation-Id"] = generation
     if settlement is not None and settlement.cost_nanousd is not None:

@@ -54,7 +54,7 @@ class Relay(Iterator[bytes]):
         except StopIteration:
             pass
         except Lost as e:
-            cut = e.cause
+            cut = None if self._reader.is_complete else e.cause
         else:
             self._reader.feed(chunk)
             if self._reader.is_complete:
@@ -81,14 +81,18 @@ class StreamRelay(Relay):
 
     def __init__(self, answer: Answer, settle: Callable[[Settlement], object]) -> None:
         super().__init__(answer, StreamReader(), settle)
-        self._rest = b""
+        self._rest: list[bytes] = []
 
     def _passed(self, chunk: bytes) -> bytes:
-        lines, end, self._rest = (self._rest + chunk).rpartition(b"\n")
-        return lines + end
+        end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) + 1
+        if end == 0:
+            self._rest.append(chunk)
+            return b""
+        lines, self._rest = b"".join((*self._rest, chunk[:end])), [chunk[end:]]
+        return lines
 
     def _last(self, cut: str | None) -> bytes:
-        return self._rest if cut is None else b"\ndata: " + json.dumps(_cut_chunk(cut)).encode() + b"\n\n"
+        return b"".join(self._rest) if cut is None else b"\ndata: " + json.dumps(_cut_chunk(cut)).encode() + b"\n\n"
 
 
 class BodyRelay(Relay):
@@ -98,22 +102,21 @@ class BodyRelay(Relay):
     """
 
     def __init__(self, answer: Answer, first: bytes, settle: Callable[[Settlement], object]) -> None:
-        super().__init__(answer, BodyReader(), settle)
+        self._body = BodyReader()
+        super().__init__(answer, self._body, settle)
         self._padding = first
-        self._kept = BodyReader()
+        self._has_begun = False
 
     def _next(self) -> bytes:
         padding, self._padding = self._padding, b""
         return padding or super()._next()
 
     def _passed(self, chunk: bytes) -> bytes:
-        if not self._kept.body and not chunk.strip():
-            return chunk
-        self._kept.feed(chunk)
-        return b""
+        self._has_begun = self._has_begun or bool(chunk.strip())
+        return b"" if self._has_begun else chunk
 
     def _last(self, cut: str | None) -> bytes:
-        return self._kept.body if cut is None else json.dumps({"error": cut_error(cut)}).encode()
+        return self._body.body.lstrip() if cut is None else json.dumps({"error": cut_error(cut)}).encode()
 
 
 def cut_error(cause: str) -> dict[str, object]:

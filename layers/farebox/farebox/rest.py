@@ -5,13 +5,13 @@ The local gateway makes the same events from HTTP, so one handler serves `make d
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlencode
 
 from .errors import Malformed
+from .money import dumps
 
 JSON = "application/json"
 SINGLE = frozenset({"authorization", "x-tenant-id", "x-feature", "content-type"})
@@ -61,7 +61,7 @@ def _headers(event: Mapping[str, Any]) -> dict[str, str]:
     for name, values in (event.get("multiValueHeaders") or {}).items():
         many.setdefault(name.lower(), []).extend(values or [])
     for name, value in (event.get("headers") or {}).items():
-        if name.lower() not in many:
+        if name.lower() not in many and value is not None:
             many[name.lower()] = [value]
     for name in SINGLE & many.keys():
         if len(set(many[name])) > 1:
@@ -109,4 +109,4 @@ class Response:
 
 def json_response(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer in one piece."""
-    return Response(status, {"Content-Type": JSON, **(headers or {})}, (json.dumps(content).encode(),))
+    return Response(status, {"Content-Type": JSON, **(headers or {})}, (dumps(content).encode(),))

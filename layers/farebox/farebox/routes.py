@@ -5,7 +5,7 @@ from typing import Any
 
 from . import usage
 from .errors import MethodNotAllowed, NotFound, Refusal
-from .proxy import Gate, authenticate, chat, require_key
+from .proxy import KEY_REFUSED, Gate, authenticate, chat, require_key, upstream_error
 from .rest import JSON, Request, Response, json_response, request_of
 from .store import StoreError, refusal
 from .tenants import checked_name
@@ -74,8 +74,9 @@ def _models(gate: Gate, request: Request, deadline: float) -> Response:  # noqa:
     try:
         status, body = gate.upstream.get("/models", request.query)
     except (NotSent, Lost):
-        content = {"code": 502, "message": "OpenRouter cannot be reached", "type": "upstream_error"}
-        return json_response(502, {"error": {**content, "metadata": {"reason": "not_sent"}}})
+        return upstream_error(502, {"message": "OpenRouter cannot be reached"}, {})
+    if status == 401:
+        return upstream_error(502, KEY_REFUSED, {})
     return Response(status, {"Content-Type": JSON}, (body,))
 
 

@@ -71,7 +71,7 @@ class Settings(BaseModel):
     farebox_hold_fraction: Annotated[Decimal, Field(gt=0, le=1)] = Decimal("0.25")
     farebox_min_output_tokens: Annotated[int, Field(ge=16)] = 256
     farebox_price_ttl_s: Annotated[int, Field(ge=1)] = 300
-    farebox_call_deadline_s: Annotated[int, Field(ge=1, le=900)] = 830
+    farebox_call_deadline_s: Annotated[int, Field(ge=1, le=900)] = 890
 
     def tenant(self, name: str) -> Tenant:
         """A tenant that the store does not know: TENANT_BUDGETS, else the defaults. Version 0: any change is newer."""

@@ -9,8 +9,9 @@ Lost is the answer to every doubt: what may have been billed is never released. 
 never tokens x price: fees, tools and discounts are in it, and in nothing else.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -50,47 +51,53 @@ class Settlement:
         return {Outcome.ANSWERED: self.receipt.cost_nanousd, Outcome.DECLINED: 0, Outcome.LOST: None}[self.outcome]
 
 
+_COMMENT = re.compile(rb"^:", re.MULTILINE)
+
 NOT_SENT = "not_sent"
 PRICE_CAP = "price_cap"
+COST_MISSING = "cost_missing"
 
-# Statuses with which OpenRouter refuses before it generates. Time-outs (408, 504, 524) are not among them: the model
-# may have been at work, and a non-streaming call is billed in full even when nobody waits for it.
-_DECLINED_STATUSES = frozenset({400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 529})
+# The model may have been at work, and a non-streaming call is billed in full even when nobody waits for it.
+_TIMEOUTS = frozenset({408, 504, 524})
 
 
 def settlement_of_status(status: int, body: bytes) -> Settlement:
-    """An answer that is not a 2xx. Only OpenRouter's own error shape is believed; an edge's HTML page tells nothing."""
+    """An answer that is not a 2xx. A 5xx is believed only in OpenRouter's own shape: an edge's page tells nothing."""
     said = object_of(body)
     receipt = receipt_of(said)
     if receipt.cost_nanousd is not None:
         return Settlement(Outcome.ANSWERED, receipt, f"status_{status}")
     error = said.get("error")
-    if status not in _DECLINED_STATUSES or not isinstance(error, Mapping):
+    if status in _TIMEOUTS or (status >= 500 and not isinstance(error, Mapping)):
         return Settlement(Outcome.LOST, receipt, f"status_{status}")
-    is_price_cap = status == 404 and "max price" in str(error.get("message")).lower()
+    message = str(error.get("message")) if isinstance(error, Mapping) else ""
+    is_price_cap = status == 404 and "max price" in message.lower()
     return Settlement(Outcome.DECLINED, receipt, PRICE_CAP if is_price_cap else f"status_{status}")
+
+
+def _is_timeout(error: Mapping[str, Any]) -> bool:
+    """Whether an error inside a 200 is one: the status was sent because the model was at work."""
+    return error.get("code") in _TIMEOUTS
 
 
 class BodyReader:
     """The body of a non-streaming answer, read as it passes."""
 
     def __init__(self) -> None:
-        self._body = bytearray()
+        self._chunks: list[bytes] = []
         self.is_complete = False
         """Whether nothing that matters can follow: never known before the end of a plain body."""
 
     def feed(self, chunk: bytes) -> None:
-        self._body += chunk
+        self._chunks.append(chunk)
 
     @property
     def body(self) -> bytes:
         """What came, without comment lines: OpenRouter was seen to put its keep-alive comments before the JSON."""
-        body = bytes(self._body)
-        return (
-            b"\n".join(line for line in body.split(b"\n") if not line.startswith(b":"))
-            if b"\n:" in b"\n" + body
-            else body
-        )
+        body = b"".join(self._chunks)
+        if not _COMMENT.search(body):
+            return body
+        return b"\n".join(line for line in body.split(b"\n") if not line.startswith(b":"))
 
     def settlement(self, *, cut: str | None) -> Settlement:
         """What the whole body means; `cut` says why it is not whole."""
@@ -98,9 +105,10 @@ class BodyReader:
         receipt = receipt_of(said)
         if receipt.cost_nanousd is not None:
             return Settlement(Outcome.ANSWERED, receipt)
-        if cut is None and isinstance(said.get("error"), Mapping) and not said.get("choices"):
+        error = said.get("error")
+        if cut is None and isinstance(error, Mapping) and not said.get("choices") and not _is_timeout(error):
             return Settlement(Outcome.DECLINED, receipt, "error_in_body")
-        return Settlement(Outcome.LOST, receipt, cut or ("cost_missing" if said else "not_json"))
+        return Settlement(Outcome.LOST, receipt, cut or (COST_MISSING if said else "not_json"))
 
 
 class StreamReader:
@@ -109,7 +117,7 @@ class StreamReader:
     def __init__(self) -> None:
         self._events = Reader()
         self._receipt = Receipt()
-        self._error = False
+        self._error: Mapping[str, Any] | None = None
         self._generated = False
         self.is_complete = False
         """Whether the cost is known and the stream has said [DONE]: time to settle, before the client hears of it."""
@@ -122,13 +130,15 @@ class StreamReader:
         """What the events up to now mean; `cut` says why there are no more."""
         for data in self._events.end():
             self._event(data)
-        if self._receipt.cost_nanousd is not None:
+        cost = self._receipt.cost_nanousd
+        if cost is not None and (cut is None or cost > 0):
             return Settlement(Outcome.ANSWERED, self._receipt)
-        if self._error and not self._generated:
+        if self._error is not None and not self._generated and not _is_timeout(self._error):
             # Zero-completion insurance: no output and an error is not billed.
             return Settlement(Outcome.DECLINED, self._receipt, "error_in_stream")
-        cause = "error_in_stream" if self._error else cut or "cost_missing"
-        return Settlement(Outcome.LOST, self._receipt, cause)
+        # A cost of zero in a stream that was cut may only have been the first word on it.
+        unknown = replace(self._receipt, cost_nanousd=None)
+        return Settlement(Outcome.LOST, unknown, "error_in_stream" if self._error else cut or COST_MISSING)
 
     def _event(self, data: bytes) -> None:
         if data == DONE:
@@ -137,8 +147,9 @@ class StreamReader:
         if self._generated and b'"usage"' not in data and b'"error"' not in data:
             return  # a delta like those before it; reading thousands of them would only cost time
         said = object_of(data)
-        if isinstance(said.get("error"), Mapping):
-            self._error = True
+        error = said.get("error")
+        if isinstance(error, Mapping):
+            self._error = error
         else:
             self._generated = self._generated or _has_output(said)
         self._receipt = _merged(self._receipt, receipt_of(said))
@@ -150,9 +161,9 @@ def receipt_of(said: Mapping[str, Any]) -> Receipt:
     usage = usage if isinstance(usage, Mapping) else {}
     return Receipt(
         cost_nanousd=_cost(usage),
-        generation_id=_text(said.get("id")),
-        model=_text(said.get("model")),
-        provider=_text(said.get("provider")),
+        generation_id=text_of(said.get("id")),
+        model=text_of(said.get("model")),
+        provider=text_of(said.get("provider")),
         is_byok=usage.get("is_byok") is True,
         tokens=_tokens(usage),
     )
@@ -182,6 +193,7 @@ def _amount(value: object) -> int | None:
     return None if usd is None or usd < 0 else nanousd_ceil(usd)
 
 
+_ABSURD_TOKENS = 10**12
 _TOKENS = {
     "prompt": ("prompt_tokens",),
     "completion": ("completion_tokens",),
@@ -198,7 +210,7 @@ def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
         value: Any = usage
         for name in path:
             value = value.get(name) if isinstance(value, Mapping) else None
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _ABSURD_TOKENS:
             found[kind] = value
     return found
 
@@ -215,7 +227,7 @@ def _merged(old: Receipt, new: Receipt) -> Receipt:
     )
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
     """A name to show in headers and spans, if it can be one."""
     return (
         value if isinstance(value, str) and 0 < len(value) <= 200 and value.isascii() and value.isprintable() else None

@@ -17,37 +17,48 @@ class Reader:
     """Chunks of bytes in, the data of finished events out, whatever the chunks' boundaries are."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._line: list[bytes] = []
+        self._line_size = 0
         self._data: list[bytes] = []
-        self._size = 0
+        self._data_size = 0
+        self._is_first_line = True
+        self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that end in this chunk."""
-        *lines, self._rest = self._lines(self._rest + chunk)
-        if self._size + len(self._rest) > MAX_EVENT_BYTES:
-            self._rest = b""
-        return [data for line in lines if (data := self._line(line)) is not None]
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")  # the second half of a CRLF
+            self._after_cr = False
+        self._after_cr = self._after_cr or chunk.endswith(b"\r")
+        *ended, rest = _LINE_END.split(chunk)
+        found = [data for piece in ended if (data := self._end_of_line(piece)) is not None]
+        self._add(rest)
+        return found
 
     def end(self) -> list[bytes]:
         """What a last event without its blank line says: upstream may close right after it."""
-        return [data for line in (self._rest, b"") if (data := self._line(line)) is not None]
+        return [data for piece in (b"", b"") if (data := self._end_of_line(piece)) is not None]
 
-    @staticmethod
-    def _lines(buffer: bytes) -> list[bytes]:
-        # A trailing CR may be the first half of a CRLF.
-        held_back = buffer.endswith(b"\r")
-        lines = _LINE_END.split(buffer[:-1] if held_back else buffer)
-        if held_back:
-            lines[-1] += b"\r"
-        return lines
+    def _add(self, piece: bytes) -> None:
+        self._line_size += len(piece)
+        if self._line_size <= MAX_EVENT_BYTES:
+            self._line.append(piece)
+        else:
+            self._line.clear()
 
-    def _line(self, line: bytes) -> bytes | None:
-        line = line.removesuffix(b"\r")
+    def _end_of_line(self, piece: bytes) -> bytes | None:
+        self._add(piece)
+        is_too_long = self._line_size > MAX_EVENT_BYTES
+        line, self._line, self._line_size = b"".join(self._line), [], 0
+        if is_too_long:
+            return None
+        if self._is_first_line:
+            line, self._is_first_line = line.removeprefix(b"\xef\xbb\xbf"), False
         if not line:
-            data, self._data, self._size = b"\n".join(self._data), [], 0
+            data, self._data, self._data_size = b"\n".join(self._data), [], 0
             return data or None
-        if line.startswith(b"data:") and self._size + len(line) <= MAX_EVENT_BYTES:
+        if line.startswith(b"data:") and self._data_size + len(line) <= MAX_EVENT_BYTES:
             value = line[5:].removeprefix(b" ")
             self._data.append(value)
-            self._size += len(value)
+            self._data_size += len(value)
         return None

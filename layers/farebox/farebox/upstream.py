@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import httpx
 
 CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 60
-"""Silence: OpenRouter sends comments or white space while a model works, so real silence this long is a dead call."""
+GET_TIMEOUT_S = 10
+STREAM_SILENCE_S = 60
+"""OpenRouter sends comments while a model works, so a stream that is silent this long is dead."""
 MAX_ERROR_BYTES = 256 * 1024
 
 FORWARDED = ("http-referer", "x-title", "x-openrouter-title", "x-openrouter-categories", "x-openrouter-metadata")
@@ -65,15 +66,23 @@ class Upstream:
         self._client = client
         self._monotonic = monotonic
 
-    def chat(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer:
-        """Send a chat request; returns with the answer's headers. Raises NotSent, Lost."""
-        forwarded = {name: value for name in FORWARDED if _is_plain(value := headers.get(name, ""))}
+    def chat(self, body: bytes, headers: Mapping[str, str], deadline: float, *, stream: bool) -> Answer:
+        """Send a chat request; returns with the answer's headers. Raises NotSent, Lost.
+
+        No read ends after `deadline`: a part of the time that is left is the longest silence, and no read begins in it.
+        A plain body may be silent for long; half of the time is for that.
+        """
+        left = deadline - self._monotonic()
+        if left <= 0:
+            raise NotSent("no time is left")
+        silence = min(STREAM_SILENCE_S, left / 4) if stream else left / 2
+        forwarded = {name: value for name in FORWARDED if is_plain(value := headers.get(name, ""))}
         request = self._client.build_request(
             "POST",
             f"{self._base_url}/chat/completions",
             content=body,
             headers={**forwarded, **self._headers, "content-type": "application/json"},
-            timeout=httpx.Timeout(max(1.0, min(READ_TIMEOUT_S, self._left(deadline))), connect=CONNECT_TIMEOUT_S),
+            timeout=httpx.Timeout(silence, connect=min(CONNECT_TIMEOUT_S, silence)),
         )
         try:
             response = self._client.send(request, stream=True)
@@ -81,36 +90,34 @@ class Upstream:
             raise NotSent(type(e).__name__) from e
         except httpx.TransportError as e:
             raise _lost(e) from e
-        return Answer(response.status_code, response.headers, self._body(response, deadline), response.close)
+        chunks = self._body(response, deadline - silence)
+        return Answer(response.status_code, response.headers, chunks, response.close)
 
     def get(self, path: str, query: str = "") -> tuple[int, bytes]:
         """A small answer, whole. Raises NotSent or Lost."""
         url = f"{self._base_url}{path}" + (f"?{query}" if query else "")
         try:
             response = self._client.get(
-                url, headers=self._headers, timeout=httpx.Timeout(20, connect=CONNECT_TIMEOUT_S)
+                url, headers=self._headers, timeout=httpx.Timeout(GET_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
             )
         except httpx.ConnectError as e:
             raise NotSent(type(e).__name__) from e
-        except httpx.TransportError as e:
+        except (httpx.TransportError, httpx.DecodingError) as e:
             raise _lost(e) from e
         return response.status_code, response.content
 
-    def _left(self, deadline: float) -> float:
-        return deadline - self._monotonic()
-
-    def _body(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
-        """Chunks as they arrive. White space without end trips no read time-out, so the deadline is looked at too."""
+    def _body(self, response: httpx.Response, last_read: float) -> Iterator[bytes]:
+        """Chunks as they arrive. White space without end trips no read time-out, so the clock is looked at too."""
         try:
             for chunk in response.iter_bytes():
                 yield chunk
-                if self._left(deadline) <= 0:
+                if self._monotonic() > last_read:
                     raise Lost(TIMEOUT)
         except (httpx.TransportError, httpx.DecodingError) as e:
             raise _lost(e) from e
 
 
-def _is_plain(value: str) -> bool:
+def is_plain(value: str) -> bool:
     """Whether a header's value can be sent on: no line breaks, nothing outside ASCII."""
     return bool(value) and value.isascii() and value.isprintable()
 
