@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
@@ -54,6 +54,7 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
         _use_upstream(environment, parts)
         settings = settings_from(environment)
         environment.pop("AWS_PROFILE", None)
+        environment.update(dict.fromkeys(("NO_PROXY", "no_proxy"), _no_proxy(environment)))
         environment.update(LOCAL_AWS, AWS_ENDPOINT_URL_DYNAMODB=store_url or parts.enter_context(embedded_store()))
         dynamodb = store.client()
         store.create_table(dynamodb, settings.farebox_table)
@@ -69,9 +70,15 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
 
 def _port(environment: MutableMapping[str, str]) -> int:
     text = environment.get("PORT") or str(DEFAULT_PORT)
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65_535:
-        raise DevError(f"PORT must be a number from 0 to 65535, not {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65_535:
+        raise DevError(f"PORT must be a number from 0 to 65535, not {text[:20]!r}")
     return int(text)
+
+
+def _no_proxy(environment: Mapping[str, str]) -> str:
+    """A proxy for the outside cannot reach what listens on this machine."""
+    known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    return ",".join(filter(None, (known, "127.0.0.1", "localhost")))
 
 
 def _server(handle: Handle, port: int) -> Server:

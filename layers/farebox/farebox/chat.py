@@ -30,6 +30,7 @@ _MEDIA_PARTS = frozenset({"image_url", "input_audio", "video_url", "input_video"
 """Parts that are billed as prompt tokens and nothing else. A file is not: each of its pages may cost a fee."""
 _RENDERED = ("tools", "functions", "response_format")
 """Members that a chat template may lay out over many lines."""
+INDENT = 4
 _REASONING_ROOM = 256
 _MIN_REASONING = 1024
 """What providers take as the least budget for reasoning, which must be below max_tokens."""
@@ -72,7 +73,7 @@ def _parsed(body: bytes) -> ChatRequest:
         model=_model(values.get("model")),
         stream=_flag("stream", values.get("stream")),
         max_tokens=_max_tokens(values),
-        prompt_tokens_max=_text_bytes(text, values) + _layout_bytes(members) + overhead,
+        prompt_tokens_max=_text_bytes(text, values) + _layout_bytes(values) + overhead,
         prompt_tokens_likely=len(text) // (3 if text.isascii() else 1) + overhead,
         media_parts=sum(_media_parts(message) for message in messages),
         has_long_cache_writes=nested.has_long_ttl,
@@ -193,7 +194,7 @@ def _check_provider(provider: Any) -> None:
         )
     for name in ("order", "only"):
         chosen = provider.get(name)
-        if isinstance(chosen, list) and any(str(slug).rpartition("/")[2] in _TIERS for slug in chosen):
+        if isinstance(chosen, list) and any(str(slug).lower().rpartition("/")[2] in _TIERS for slug in chosen):
             raise UnsupportedField(
                 f"provider.{name} is supported only for the default tier", facts={"field": "provider"}
             )
@@ -272,6 +273,8 @@ def _objects(name: str, values: list[Any]) -> list[Mapping[str, Any]]:
 def _media_parts(message: Mapping[str, Any]) -> int:
     """How many images and sounds: few bytes, many tokens."""
     content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise Malformed("a message's content must be text or a list of parts")
     kinds = [_kind(part) for part in content] if isinstance(content, list) else []
     for kind in kinds:
         if kind not in _TEXT_PARTS | _MEDIA_PARTS:
@@ -301,7 +304,7 @@ def _min_output_tokens(values: Mapping[str, Any]) -> int:
     budget = asked.get("max_tokens")
     if isinstance(budget, int) and not isinstance(budget, bool):
         return budget + _REASONING_ROOM
-    effort = asked.get("effort", values.get("reasoning_effort"))
+    effort = asked.get("effort") or values.get("reasoning_effort")
     is_on = asked.get("enabled") is True or effort not in (None, "none")
     return _MIN_REASONING + _REASONING_ROOM if is_on else 0
 
@@ -309,19 +312,28 @@ def _min_output_tokens(values: Mapping[str, Any]) -> int:
 def _text_bytes(text: str, values: Mapping[str, Any]) -> int:
     """Bytes bound tokens: every tokenizer in use makes at most one token of a byte (byte-level BPE, byte fallback).
 
-    JSON escapes only lengthen, so the body bounds its decoded text. Where a tokenizer normalises first (NFKC), some
-    characters grow, up to elevenfold; so other text than ASCII is counted in that form too.
+    JSON escapes only lengthen, so the body bounds its decoded text. Where a tokenizer normalises first, some
+    characters grow, up to elevenfold; so other text than ASCII is counted in those forms too.
     """
     size = len(text.encode())
     if text.isascii() and "\\u" not in text:
         return size
     decoded = json.dumps(values, ensure_ascii=False, default=str)
-    return max(size, len(unicodedata.normalize("NFKC", decoded).encode(errors="surrogatepass")))
+    forms = (unicodedata.normalize(form, decoded) for form in ("NFC", "NFKC"))
+    return max(size, *(len(form.encode(errors="surrogatepass")) for form in forms))
 
 
-def _layout_bytes(members: Mapping[str, Member]) -> int:
-    """What schemas may grow by when a template indents them: Llama's does, by four."""
+def _layout_bytes(values: Mapping[str, Any]) -> int:
+    """What schemas grow by when a template indents them, as Llama's does by four: line breaks and spaces."""
     grown = 0
-    for member in (members[name] for name in _RENDERED if name in members):
-        grown += max(0, len(json.dumps(member.value, indent=4, default=str)) - (member.end - member.start))
+    levels = [(values[name], 0) for name in _RENDERED if name in values]
+    while levels:
+        value, depth = levels.pop()
+        if isinstance(value, Mapping | list) and value:
+            grown += len(value) * (_line(depth + 1) + 1) + _line(depth)  # each entry, a space after its colon, the end
+            levels += [(inner, depth + 1) for inner in (value.values() if isinstance(value, Mapping) else value)]
     return grown
+
+
+def _line(depth: int) -> int:
+    return 1 + INDENT * depth

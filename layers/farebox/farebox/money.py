@@ -14,7 +14,9 @@ NANOUSD_PER_USD = 10**9
 MAX_USD = 10_000_000
 """No budget and no price is above this; it keeps every sum far inside DynamoDB's 38 digits."""
 
-_EXACT = Context(prec=60)
+_EXACT = Context(prec=4000)
+"""More digits than two numbers of `_MAX_LENGTH` have when multiplied: products and sums lose nothing."""
+_MAX_LENGTH = 1000
 _ABSURD = Decimal(10**15)
 _MAX_EXPONENT = 300
 _JSON_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,4})?")
@@ -26,7 +28,7 @@ def number(text: str) -> Decimal:
         exact = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"{text[:40]} is out of range") from None
-    if abs(exact.adjusted()) > _MAX_EXPONENT:
+    if len(text) > _MAX_LENGTH or abs(exact.adjusted()) > _MAX_EXPONENT:
         raise ValueError(f"{text[:40]} is out of range")
     return exact
 
@@ -36,9 +38,21 @@ def no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def loads_exact(text: str | bytes) -> Any:
-    """JSON with exact numbers: fractions become `Decimal`. Raises ValueError (also for NaN and Infinity)."""
-    return json.loads(text, parse_float=number, parse_constant=no_constant)
+def loads_exact(text: str | bytes, *, once: bool = False) -> Any:
+    """JSON with exact numbers: fractions become `Decimal`. Raises ValueError: not JSON, NaN or Infinity, nested too
+    deeply, or with `once` a key that appears twice in one object."""
+    hook = _each_once if once else None
+    try:
+        return json.loads(text, parse_float=number, parse_constant=no_constant, object_pairs_hook=hook)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return found
 
 
 def dumps(value: Any) -> str:
@@ -82,6 +96,17 @@ def ceil(nanousd: Decimal) -> int:
 def floor(number: Decimal) -> int:
     """Round down: what is affordable is never overstated."""
     return int(number.to_integral_value(rounding=ROUND_FLOOR, context=_EXACT))
+
+
+def times(amount: Decimal, price: Decimal) -> int:
+    """How many of a price an amount pays for, rounded down; -1 where it pays for none because it is negative."""
+    return int(_EXACT.divide_int(amount, price)) if amount >= 0 else -1
+
+
+def total(*amounts: Decimal) -> Decimal:
+    """A sum without the 28 digits of the default context."""
+    with localcontext(_EXACT):
+        return sum(amounts, Decimal(0))
 
 
 def product(a: Decimal, b: Decimal) -> Decimal:

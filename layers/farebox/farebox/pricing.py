@@ -15,9 +15,9 @@ from decimal import Decimal
 from typing import Any
 
 from .body import Changes
-from .chat import ChatRequest, max_price_of, provider_with
+from .chat import MAX_TOKENS_ASKED, ChatRequest, max_price_of, provider_with
 from .errors import ModelNotPriced
-from .money import NANOUSD_PER_USD, ceil, decimal_of, dumps, floor, product
+from .money import NANOUSD_PER_USD, ceil, decimal_of, dumps, product, times, total
 
 MAX_PRICE_MARGIN = Decimal("1.02")
 """provider.max_price is sent a little above the list price: exactly the list price was seen refused on 2026-07-30, and
@@ -25,7 +25,7 @@ MAX_PRICE_MARGIN = Decimal("1.02")
 MAX_PRICE_OF_FREE = Decimal("0.0001")
 """USD per million tokens sent as the cap for a free model: nothing that costs money is this cheap, and a cap of exactly
 zero might be refused as equality is."""
-NANOUSD_PER_TOKEN_BY_USD_PER_MILLION = Decimal(1000)
+NANOUSD_PER_USD_PER_MILLION = Decimal(1000)
 MIN_OUTPUT_TOKENS = 16
 """Some providers generate (and bill) at least this many, whatever is asked."""
 MIN_UNASKED_OUTPUT_TOKENS = 1024
@@ -95,7 +95,7 @@ class Quote:
     def amount_nanousd(self) -> int:
         """What is held, rounded up once."""
         output_tokens = Decimal(max(self.output_tokens, MIN_OUTPUT_TOKENS))
-        return ceil(self.prompt_nanousd + product(self.completion_rate, output_tokens))
+        return ceil(total(self.prompt_nanousd, product(self.completion_rate, output_tokens)))
 
     @property
     def is_clamped(self) -> bool:
@@ -172,7 +172,8 @@ def _rates(name: str, prices: Mapping[str, Any]) -> Rates:
     prompt, completion = _rate(name, prices, "prompt"), _rate(name, prices, "completion")
     if prompt is None or completion is None:
         raise _unpriced(name, "has no price in the catalogue")
-    write = max(prompt, _extra(name, prices, "input_cache_write"))
+    # Reading a cache is cheaper than the prompt wherever it was seen; nothing says that it must be.
+    write = max(prompt, *(_extra(name, prices, key) for key in ("input_cache_write", "input_cache_read")))
     # Without a price of its own a one-hour write costs twice the prompt (Anthropic's rule, the dearest there is).
     long_write = max(write, _extra(name, prices, "input_cache_write_1h", absent=2 * prompt))
     return Rates(
@@ -213,9 +214,18 @@ def quote(request: ChatRequest, model: PricedModel) -> Quote:
     prompt_tokens = _prompt_tokens(request, model)
     output_tokens = _output_tokens(request, model)
     rates = model.rates(prompt_tokens)
-    # A free model holds nothing: what its tiny cap lets through is below a nano-dollar for ten tokens.
-    margin = Decimal(0) if rates.are_zero else MAX_PRICE_MARGIN
-    fees = product(margin, rates.request + product(rates.image, Decimal(request.media_parts)))
+    max_price = _max_price(rates)
+    prompt_rate, completion_rate = (
+        # A free model holds nothing: what its tiny cap lets through is below a nano-dollar for ten tokens.
+        Decimal(0)
+        if rates.are_zero
+        else max(product(rate, MAX_PRICE_MARGIN), product(cap, NANOUSD_PER_USD_PER_MILLION))
+        for rate, cap in (
+            (_prompt_rate(request, rates), max_price["prompt"]),
+            (rates.completion, max_price["completion"]),
+        )
+    )
+    fees = product(MAX_PRICE_MARGIN, total(rates.request, product(rates.image, Decimal(request.media_parts))))
     return Quote(
         model=model.id,
         prompt_tokens=prompt_tokens,
@@ -223,9 +233,9 @@ def quote(request: ChatRequest, model: PricedModel) -> Quote:
         output_tokens_asked=request.max_tokens or output_tokens,
         is_output_asked=request.max_tokens is not None,
         min_output_tokens=request.min_output_tokens,
-        prompt_nanousd=product(product(_prompt_rate(request, rates), margin), Decimal(prompt_tokens)) + fees,
-        completion_rate=product(rates.completion, margin),
-        max_price=_max_price(rates),
+        prompt_nanousd=total(product(prompt_rate, Decimal(prompt_tokens)), fees),
+        completion_rate=completion_rate,
+        max_price=max_price,
     )
 
 
@@ -233,8 +243,8 @@ def clamp(asked: Quote, affordable_nanousd: int, *, floor_tokens: int) -> Quote 
     """The quote with as much output as an amount pays for; None below the least that is worth calling for."""
     if asked.amount_nanousd <= affordable_nanousd:
         return asked
-    left = Decimal(affordable_nanousd) - asked.prompt_nanousd
-    tokens = floor(left / asked.completion_rate) if asked.completion_rate > 0 else -1
+    left = total(Decimal(affordable_nanousd), -asked.prompt_nanousd)
+    tokens = times(left, asked.completion_rate) if asked.completion_rate > 0 else -1
     least = smallest(asked, floor_tokens=floor_tokens)
     return replace(asked, output_tokens=tokens) if tokens >= max(least.output_tokens, MIN_OUTPUT_TOKENS) else None
 
@@ -248,7 +258,7 @@ def shared(asked: Quote, share_nanousd: int, *, floor_tokens: int) -> Quote:
     """Without a wish of the client's, output for at most a share of the budget: one call shall not block all others."""
     if asked.is_output_asked or asked.completion_rate == 0:
         return asked
-    tokens = floor(share_nanousd / asked.completion_rate)
+    tokens = times(Decimal(share_nanousd), asked.completion_rate)
     least = smallest(asked, floor_tokens=floor_tokens).output_tokens
     return replace(asked, output_tokens=min(asked.output_tokens, max(tokens, least)))
 
@@ -287,11 +297,11 @@ def _prompt_rate(request: ChatRequest, rates: Rates) -> Decimal:
 def _max_price(rates: Rates) -> dict[str, Decimal]:
     """USD per million tokens for prompt and completion, USD each for the fees that there are."""
     caps = {
-        name: max(product(rate / NANOUSD_PER_TOKEN_BY_USD_PER_MILLION, MAX_PRICE_MARGIN), MAX_PRICE_OF_FREE)
+        name: max(product(rate.scaleb(-3), MAX_PRICE_MARGIN), MAX_PRICE_OF_FREE)
         for name, rate in (("prompt", rates.prompt), ("completion", rates.completion))
     }
     fees = (("request", rates.request), ("image", rates.image))
-    return caps | {name: product(rate / NANOUSD_PER_USD, MAX_PRICE_MARGIN) for name, rate in fees if rate > 0}
+    return caps | {name: product(rate.scaleb(-9), MAX_PRICE_MARGIN) for name, rate in fees if rate > 0}
 
 
 # What goes upstream.
@@ -304,7 +314,9 @@ def bounds(request: ChatRequest, quoted: Quote) -> Changes:
         changes["model"] = dumps(quoted.model)
     if request.max_tokens != quoted.output_tokens:
         names = [name for name in ("max_tokens", "max_completion_tokens") if _given(request, name)] or ["max_tokens"]
-        changes.update((name, dumps(quoted.output_tokens)) for name in names)
+        changes.update(
+            (name, dumps(min(quoted.output_tokens, _given(request, name) or MAX_TOKENS_ASKED))) for name in names
+        )
     return changes
 
 
@@ -314,8 +326,8 @@ def has_own_price_cap(request: ChatRequest, quoted: Quote) -> bool:
     return any(sent.get(name) != cap for name, cap in quoted.max_price.items())
 
 
-def _given(request: ChatRequest, name: str) -> bool:
-    return name in request.members and request.members[name].value is not None
+def _given(request: ChatRequest, name: str) -> int | None:
+    return request.members[name].value if name in request.members else None
 
 
 def _max_price_sent(request: ChatRequest, quoted: Quote) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def require_key(request: Request, *keys: str) -> None:
         raise Unauthenticated("the header Authorization is missing; send: Authorization: Bearer <key>")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated("the header Authorization must read: Bearer <key>")
-    if not any(hmac.compare_digest(key.strip().encode(), known.encode()) for known in keys):
+    if not any(hmac.compare_digest(key.strip().encode(errors="surrogatepass"), known.encode()) for known in keys):
         raise Unauthenticated("the key is not one of this gateway's")
 
 
@@ -205,20 +205,13 @@ def _refused_upstream(admission: Admission, answer: Answer, settle: Settle) -> t
 
 
 def _failed(admission: Admission, ended: Ended) -> Response:
-    """No answer, or half of one. A repetition of a lost call may be billed as well, so clients are asked not to."""
+    """No answer, or half of one."""
     cause = ended.settlement.cause or CUT
     headers = _headers(admission, ended.ledger, settlement=ended.settlement)
     if ended.settlement.outcome is Outcome.DECLINED:
         error = {"message": "OpenRouter cannot be reached; nothing was spent", "metadata": {"reason": cause}}
         return upstream_error(502, error, headers)
-    status = status_of_cause(cause)
-    content = {"error": {**cut_error(cause), "code": status}}
-    return json_response(status, content, {**headers, "x-should-retry": "false"})
-
-
-def status_of_cause(cause: str) -> int:
-    """504 where waiting ended it, else 502."""
-    return 504 if cause == TIMEOUT else 502
+    return json_response(504 if cause == TIMEOUT else 502, {"error": cut_error(cause)}, headers)
 
 
 def _status(status: object) -> int:
@@ -258,6 +251,8 @@ def _headers(
         headers["X-Generation-Id"] = generation
     if settlement is not None and settlement.cost_nanousd is not None:
         headers["X-Farebox-Cost-Usd"] = usd_text(settlement.cost_nanousd)
+    if settlement is not None and settlement.outcome is Outcome.LOST:
+        headers["x-should-retry"] = "false"  # a repetition may be billed as well
     return headers
 
 

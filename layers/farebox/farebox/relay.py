@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from .settlement import BodyReader, Settlement, StreamReader
-from .upstream import Answer, Lost
+from .upstream import TIMEOUT, Answer, Lost
 
 
 class Reader(Protocol):
@@ -121,11 +121,13 @@ class BodyRelay(Relay):
 
 def cut_error(cause: str) -> dict[str, object]:
     """The error object for an answer that did not come whole."""
+    is_late = cause == TIMEOUT
     return {
-        "code": 502,
+        "code": 504 if is_late else 502,
         "message": "OpenRouter's answer did not come whole; the call may have been billed, so its budget stays held",
         "type": "upstream_error",
-        "metadata": {"reason": cause},
+        # OpenRouter's SDK takes an error in a stream only with an error_type that it knows.
+        "metadata": {"reason": cause, "error_type": "timeout" if is_late else "provider_unavailable"},
     }
 
 

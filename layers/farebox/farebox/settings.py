@@ -32,7 +32,7 @@ def _tenant_budgets(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        parsed = loads_exact(value or "{}")
+        parsed = loads_exact(value or "{}", once=True)
     except ValueError as e:
         raise ValueError(f'must be JSON like {{"acme": {{"daily": 5, "monthly": 50}}}}; {e}') from None
     if not isinstance(parsed, Mapping):

@@ -77,7 +77,8 @@ def settlement_of_status(status: int, body: bytes) -> Settlement:
 
 def _is_timeout(error: Mapping[str, Any]) -> bool:
     """Whether an error inside a 200 is one: the status was sent because the model was at work."""
-    return error.get("code") in _TIMEOUTS
+    code = error.get("code")
+    return isinstance(code, int) and code in _TIMEOUTS
 
 
 class BodyReader:
@@ -150,8 +151,7 @@ class StreamReader:
         error = said.get("error")
         if isinstance(error, Mapping):
             self._error = error
-        else:
-            self._generated = self._generated or _has_output(said)
+        self._generated = self._generated or _has_output(said)
         self._receipt = _merged(self._receipt, receipt_of(said))
 
 
@@ -238,6 +238,6 @@ def object_of(body: bytes) -> Mapping[str, Any]:
     """A JSON object, or an empty one for anything else: what upstream says is read permissively."""
     try:
         said = loads_exact(body)
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
     return said if isinstance(said, Mapping) else {}

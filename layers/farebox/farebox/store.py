@@ -95,7 +95,7 @@ class Store:
         except _ConditionFailed as e:
             before = ledger_of(e.item)
             return before if hold.id in before.holds else _refused(before, limits)
-        return ledger_of(_python(answer.get("Attributes", {})))
+        return ledger_of(_python(_attributes(answer)))
 
     def settle(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger | None:
         """End a hold at its cost, in one update; the ledger after it, or None when the hold had ended already."""
@@ -113,7 +113,7 @@ class Store:
                 )
         except _ConditionFailed:
             return None
-        return ledger_of(_python(answer.get("Attributes", {})))
+        return ledger_of(_python(_attributes(answer)))
 
     def ledger(self, tenant: str, month: str) -> Ledger:
         """A tenant's month; an empty one when nothing was called yet."""
@@ -257,6 +257,14 @@ def _dynamodb(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _python(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _TO_PYTHON.deserialize(value) for name, value in item.items()}
+
+
+def _attributes(answer: Mapping[str, Any]) -> Item:
+    """An update says what it left behind; an answer that does not is not DynamoDB's."""
+    if not answer.get("Attributes"):
+        raise StoreError("an update was answered without the item that it made")
+    attributes: Item = answer["Attributes"]
+    return attributes
 
 
 class _ConditionFailed(Exception):
