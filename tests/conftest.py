@@ -3,6 +3,7 @@
 Every test gets a table of its own on a store that the session shares.
 """
 
+import functools
 import json
 import os
 import uuid
@@ -55,17 +56,21 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+connected = functools.cache(connect)
+"""One client a store: making one takes longer than most tests."""
+
+
 def new_table(url: str) -> str:
     """An empty table as template.yaml has it."""
     name = f"t-{uuid.uuid4().hex}"
-    store_module.create_table(connect(url), name)
+    store_module.create_table(connected(url), name)
     return name
 
 
 @pytest.fixture
 def store(store_url: str) -> Store:
     """An empty table on each store."""
-    return Store(connect(store_url), new_table(store_url))
+    return Store(connected(store_url), new_table(store_url))
 
 
 @pytest.fixture

@@ -1,0 +1,584 @@
+"""Bad input gets a clear 4xx with a message that says what to change; nothing is sent upstream and nothing stays held.
+
+The table below is the list of messages. A row is a name, what is sent, and what comes back.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import pytest
+
+from farebox.rest import Response
+from farebox.routes import answer
+from local.child import connect
+from local.gateway import event_of
+from local.simulator import Simulator
+from local.sockets import HttpRequest
+from tests.conftest import DEADLINE, GATEWAY_KEY, Answered, Door, MakeDoor, chat_body
+
+CHAT = "/api/v1/chat/completions"
+KEY = ("Authorization", f"Bearer {GATEWAY_KEY}")
+HELLO = b'"messages":[{"role":"user","content":"hi"}]'
+MALFORMED, UNSUPPORTED, NOT_PRICED = (400, "malformed"), (400, "unsupported_field"), (422, "model_not_priced")
+BAD_NAME, NO_KEY = (400, "invalid_tenant"), (401, "unauthenticated")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is sent and what comes back; `message` is a regular expression for the whole message."""
+
+    name: str
+    status: int
+    reason: str
+    message: str
+    body: bytes = field(repr=False, default=b"")
+    headers: tuple[tuple[str, str], ...] = (KEY,)
+    method: str = "POST"
+    target: str = CHAT
+    event: Mapping[str, Any] = field(default_factory=dict)
+
+
+def raw(name: str, answer: tuple[int, str], message: str, body: bytes) -> Row:
+    """A body as bytes."""
+    return Row(name, *answer, message, body)
+
+
+def fields(name: str, answer: tuple[int, str], message: str, **members: Any) -> Row:
+    """A good request with members laid over it."""
+    return Row(name, *answer, message, chat_body(**members))
+
+
+def headers(name: str, answer: tuple[int, str], message: str, *given: tuple[str, str]) -> Row:
+    """A good body with these headers."""
+    return Row(name, *answer, message, chat_body(), given)
+
+
+def member(text: bytes) -> bytes:
+    """A good request with one more member, spelled by the test."""
+    return b'{"model":"sim/ok",' + HELLO + b"," + text + b"}"
+
+
+NOT_JSON = r"the body is not JSON: "
+EMPTY = r"the body is empty; it must be a JSON object with model and messages"
+NOT_OBJECT = r"the body must be a JSON object"
+NESTED = r"the body is nested too deeply"
+NO_MESSAGES = r"messages must be a list with at least one message"
+MODEL = r"model must be the name of a model, a string of 1 to 200 printable characters"
+WHOLE = r" must be a whole number from 1 to 9999999"
+PRICE = r" must be a number of US dollars, zero or more"
+NAME = r" must be 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+NO_PRICE = r" is not in the catalogue of models, so it has no price"
+SERVER_TOOLS = r"tools are supported only with type function: server tools cost fees and call the model again"
+KEY_FORM = r"the header Authorization must read: Bearer <key>"
+KEY_ABSENT = r"the header Authorization is missing; send: Authorization: Bearer <key>"
+KEY_WRONG = r"the key is not one of this gateway's"
+DEEP = 100_000
+
+BODIES = [
+    raw("not JSON", MALFORMED, NOT_JSON + r"Expecting value: line 1 column 1 \(char 0\)", b"hello"),
+    raw("a form", MALFORMED, NOT_JSON + r"Expecting value.*", b"model=sim/ok&messages=hi"),
+    raw("empty", MALFORMED, EMPTY, b""),
+    raw("only white space", MALFORMED, EMPTY, b" \r\n\t "),
+    raw("a list", MALFORMED, NOT_OBJECT, b'[{"model":"sim/ok"}]'),
+    raw("a string", MALFORMED, NOT_OBJECT, b'"sim/ok"'),
+    raw("a number", MALFORMED, NOT_OBJECT, b"42"),
+    raw("null", MALFORMED, NOT_OBJECT, b"null"),
+    raw("true", MALFORMED, NOT_OBJECT, b"true"),
+    raw("no members", MALFORMED, NO_MESSAGES, b"{}"),
+    raw("not UTF-8", MALFORMED, r"the body is not UTF-8 \(byte 9\)", b'{"user":"\xff",' + HELLO + b"}"),
+    raw("Latin-1", MALFORMED, r"the body is not UTF-8 \(byte \d+\)", member('"user":"Käse"'.encode("latin-1"))),
+    raw("a surrogate in UTF-8", MALFORMED, r"the body is not UTF-8 \(byte \d+\)", member(b'"user":"\xed\xa0\x80"')),
+    raw("UTF-16", MALFORMED, r"the body is not UTF-8 \(byte 0\)", chat_body().decode().encode("utf-16")),
+    raw("UTF-16 without a mark", MALFORMED, NOT_JSON + r"Expecting.*", chat_body().decode().encode("utf-16-le")),
+    raw("a byte order mark", MALFORMED, NOT_JSON + r".*", b"\xef\xbb\xbf" + chat_body()),
+    raw("gzip", MALFORMED, r"the body is not UTF-8 \(byte 1\)", b"\x1f\x8b\x08\x00\x00"),
+    raw("deeply nested lists", MALFORMED, NESTED, b'{"messages":' + b"[" * DEEP + b"]" * DEEP + b"}"),
+    raw("deeply nested objects", MALFORMED, NESTED, b'{"a":' * DEEP + b"1" + b"}" * DEEP),
+    raw("deeply nested beside good messages", MALFORMED, NESTED, member(b'"x":' + b"[" * DEEP + b"]" * DEEP)),
+    raw("deeply nested and never closed", MALFORMED, NESTED, member(b'"x":' + b"[" * DEEP)),
+    raw("a nested list alone", MALFORMED, NESTED, b"[" * DEEP + b"]" * DEEP),
+    raw("a key twice", MALFORMED, r'the key "model" appears twice in one object', member(b'"model":"sim/cent"')),
+    raw("a key twice, once through an escape", MALFORMED, r'the key "max_tokens" appears twice in one object',
+        member(rb'"max_tokens":1,"max\u005ftokens":100')),
+    raw("a key twice inside", MALFORMED, r'the key "max_price" appears twice in one object',
+        member(b'"provider":{"max_price":{},"max_price":{"prompt":1}}')),
+    raw("a key twice in a message", MALFORMED, r'the key "role" appears twice in one object',
+        b'{"model":"sim/ok","messages":[{"role":"user","role":"system","content":"hi"}]}'),
+    raw("a long key twice", MALFORMED, r'the key "k{60}\\u2026" appears twice in one object',
+        member(b'"%b":1,"%b":2' % (b"k" * 5000, b"k" * 5000))),
+    raw("6 MB", (413, "body_too_large"), r"the body has 6000000 bytes; it must be below 6000000",
+        chat_body().ljust(6_000_000)),
+    raw("7 MB that are not JSON", (413, "body_too_large"), r"the body has 7000000 bytes; it must be below 6000000",
+        b"[" * 7_000_000),
+    raw("truncated in a string", MALFORMED, NOT_JSON + r"Unterminated string.*", chat_body()[:13]),
+    raw("truncated after a comma", MALFORMED, NOT_JSON + r"Expecting property name.*", b'{"model":"sim/ok",'),
+    raw("truncated after a colon", MALFORMED, NOT_JSON + r"Expecting value.*", b'{"model":'),
+    raw("truncated before the end", MALFORMED, NOT_JSON + r"Expecting ',' delimiter.*", chat_body()[:-1]),
+    raw("something after the end", MALFORMED, NOT_JSON + r"Extra data.*", chat_body() + b" x"),
+    raw("two objects", MALFORMED, NOT_JSON + r"Extra data.*", chat_body() + b"\n" + chat_body()),
+    raw("a brace too many", MALFORMED, NOT_JSON + r"Extra data.*", chat_body() + b"}"),
+    raw("a NUL after the end", MALFORMED, NOT_JSON + r"Extra data.*", chat_body() + b"\0"),
+    raw("a comment", MALFORMED, NOT_JSON + r"Expecting property name.*", b"{/* hi */" + HELLO + b"}"),
+    raw("a comment behind", MALFORMED, NOT_JSON + r"Extra data.*", chat_body() + b"// hi"),
+    raw("a comma too many", MALFORMED, NOT_JSON + r".*", b'{"model":"sim/ok",' + HELLO + b",}"),
+    raw("single quotes", MALFORMED, NOT_JSON + r"Expecting property name.*", b"{'model':'sim/ok'}"),
+    raw("a line break in a string", MALFORMED, NOT_JSON + r"Invalid control character.*", member(b'"user":"a\nb"')),
+    raw("NaN", MALFORMED, NOT_JSON + "NaN is not a JSON number", member(b'"temperature":NaN')),
+    raw("Infinity", MALFORMED, NOT_JSON + "Infinity is not a JSON number", member(b'"top_p":Infinity')),
+    raw("-Infinity", MALFORMED, NOT_JSON + "-Infinity is not a JSON number", member(b'"x":{"y":[-Infinity]}')),
+    raw("NaN as max_tokens", MALFORMED, NOT_JSON + "NaN is not a JSON number", member(b'"max_tokens":NaN')),
+    raw("NaN as a price", MALFORMED, NOT_JSON + "NaN is not a JSON number",
+        member(b'"provider":{"max_price":{"prompt":NaN}}')),
+    raw("a number of 5000 digits", MALFORMED, r".*", member(b'"seed":' + b"1" * 5000)),
+    raw("an exponent that no number has", MALFORMED, NOT_JSON + "1e9+ is out of range",
+        member(b'"temperature":1e99999999999999999999')),
+    raw("a number that no float has", MALFORMED, NOT_JSON + "-1e400 is out of range", member(b'"temperature":-1e400')),
+    raw("a number in provider that no float has", MALFORMED, NOT_JSON + "1e400 is out of range",
+        member(b'"provider":{"sort":1e400}')),
+    raw("max_tokens of 401 digits", MALFORMED, "max_tokens" + WHOLE, member(b'"max_tokens":1' + b"0" * 400)),
+    raw("max_tokens of 5000 digits", MALFORMED, r".*", member(b'"max_tokens":' + b"1" * 5000)),
+    raw("max_tokens with an exponent", MALFORMED, "max_tokens" + WHOLE, member(b'"max_tokens":1e3')),
+    raw("max_tokens with a fraction of zero", MALFORMED, "max_tokens" + WHOLE, member(b'"max_tokens":100.0')),
+]  # fmt: skip
+
+FIELDS = [
+    raw("no messages", MALFORMED, NO_MESSAGES, b'{"model":"sim/ok"}'),
+    fields("empty messages", MALFORMED, NO_MESSAGES, messages=[]),
+    fields("messages null", MALFORMED, NO_MESSAGES, messages=None),
+    fields("messages a string", MALFORMED, NO_MESSAGES, messages="Say hello"),
+    fields("messages an object", MALFORMED, NO_MESSAGES, messages={"role": "user", "content": "hi"}),
+    fields("a message that is a string", MALFORMED, r"messages\[0\] must be an object", messages=["hi"]),
+    fields("a message that is null", MALFORMED, r"messages\[1\] must be an object",
+           messages=[{"role": "user", "content": "hi"}, None]),
+    fields("a message that is a list", MALFORMED, r"messages\[0\] must be an object", messages=[[]]),
+    *(
+        fields(f"{name} {value!r:.20}", MALFORMED, name + WHOLE, **{name: value})
+        for name in ("max_tokens", "max_completion_tokens")
+        for value in (0, -1, 10**7, 10**12, 1.5, 0.0, "100", "", True, False, [100], {"value": 100})
+    ),
+    fields("one good and one bad limit", MALFORMED, "max_completion_tokens" + WHOLE,
+           max_tokens=100, max_completion_tokens=-1),
+    *(
+        fields(f"n {value!r}", UNSUPPORTED, "n is supported only for one choice a call", n=value)
+        for value in (2, 0, -1, "1", 1.5, True, [1])
+    ),
+    *(
+        fields(f"model {value!r:.20}", MALFORMED, MODEL, model=value)
+        for value in (
+            "", 7, True, ["sim/ok"], {"id": "sim/ok"}, "m" * 300, "sim/ok\0", "sim/ok\n", "sim\x1bok", "\ud800",
+        )
+    ),
+    *(
+        fields(f"model {model}", NOT_PRICED, re.escape(model) + NO_PRICE, model=model)
+        for model in (
+            "nobody/nothing", "sim/ok:nitro", "sim/ok:online", "sim/priority:nitro", "@preset/cheap", "SIM/OK",
+            " sim/ok", "sim/ok@preset/cheap", "openrouter/fusion", "../models",
+        )
+    ),
+    fields("the auto router", NOT_PRICED, r"openrouter/auto is a router, whose price depends on what it chooses, .*",
+           model="openrouter/auto"),
+    fields("fallback models", UNSUPPORTED, "models is not supported: it asks for a list of fallback models",
+           models=["sim/cent"]),
+    fields("fallback models, not a list", UNSUPPORTED, "models is not supported: .*", models="sim/cent"),
+    fields("route", UNSUPPORTED, "route is not supported: .*", route="fallback"),
+    fields("preset", UNSUPPORTED, "preset is not supported: .*", preset="cheap"),
+    fields("plugins", UNSUPPORTED, "plugins is not supported: it asks for plugins, which cost fees of their own",
+           plugins=[{"id": "web"}]),
+    fields("web search", UNSUPPORTED, "web_search_options is not supported: .*", web_search_options={}),
+    fields("speed", UNSUPPORTED, "speed is not supported: .*", speed="fast"),
+    fields("a text completion", UNSUPPORTED, "prompt is not supported: .*", prompt="Say hello"),
+    fields("a prompt and no messages", UNSUPPORTED, "prompt is not supported: .*", prompt="Say hello", messages=None),
+    *(
+        fields(f"service tier {tier!r}", UNSUPPORTED, "service_tier is supported only for the default tier",
+               service_tier=tier)
+        for tier in ("priority", "fast", "flex", "scale", "", 1, ["default"])
+    ),
+    fields("image output", UNSUPPORTED, "modalities is supported only for text output", modalities=["text", "image"]),
+    fields("modalities a string", UNSUPPORTED, "modalities is supported only for text output", modalities="text"),
+    fields("pro reasoning", UNSUPPORTED, r"reasoning\.mode is supported only for the model that was asked for",
+           reasoning={"mode": "pro"}),
+    fields("a server tool", UNSUPPORTED, SERVER_TOOLS, tools=[{"type": "openrouter:web_search"}]),
+    fields("a server tool behind a function", UNSUPPORTED, SERVER_TOOLS,
+           tools=[{"type": "function", "function": {"name": "f"}}, {"type": "web_search"}]),
+    fields("a tool without type", UNSUPPORTED, SERVER_TOOLS, tools=[{"function": {"name": "f"}}]),
+    fields("tools an object", MALFORMED, "tools must be a list", tools={"type": "function"}),
+    fields("a tool that is a string", MALFORMED, r"tools\[0\] must be an object", tools=["web_search"]),
+    *(
+        fields(f"stream {value!r}", MALFORMED, "stream must be true or false", stream=value)
+        for value in ("yes", "true", 1, 0, [True], {"on": True})
+    ),
+    *(
+        fields(f"provider {value!r}", MALFORMED, "provider must be an object", provider=value)
+        for value in ("openai", ["openai"], 1, True, False, "", [])
+    ),
+    *(
+        fields(f"max_price {value!r}", MALFORMED, r"provider\.max_price must be an object",
+               provider={"max_price": value})
+        for value in ("1", 1, ["1"], True, False, 0, [])
+    ),
+    *(
+        fields(f"max_price of {value!r:.20}", MALFORMED, r"provider\.max_price\.prompt" + PRICE,
+               provider={"max_price": {"prompt": value}})
+        for value in (-1, "-0.1", "cheap", "", "NaN", "Infinity", "1e400", "1_0", True, [1], {"usd": 1})
+    ),
+    fields("a max_price for requests of the wrong type", MALFORMED, r"provider\.max_price\.request" + PRICE,
+           provider={"max_price": {"request": "free"}}),
+]  # fmt: skip
+
+NAMES = {
+    "with a space": "my team",
+    "with a slash": "a/b",
+    "that climbs": "../",
+    "of two dots": "..",
+    "of 65 characters": "a" * 65,
+    "of 300 characters": "a" * 300,
+    "with a NUL": "a\0b",
+    "with a line break": "a\nb",
+    "that ends in a line break": "a\n",
+    "with an escape character": "a\x1b[31m",
+    "with an umlaut": "bücher",
+    "in full width": "ａｂｃ",  # noqa: RUF001 - that is the case
+    "with digits of another script": "a٣",
+    "that is empty": "",
+    "of a blank": " ",
+    "with the separator of keys": "a#b",
+    "with a colon": "a:b",
+    "with an apostrophe": "a'b",
+    "with a percent sign": "a%20b",
+}
+HEADERS = [
+    *(
+        headers(f"a tenant {what}", BAD_NAME, "X-Tenant-Id" + NAME, KEY, ("X-Tenant-Id", name))
+        for what, name in NAMES.items()
+    ),
+    *(
+        headers(f"a feature {what}", BAD_NAME, "X-Feature" + NAME, KEY, ("X-Feature", name))
+        for what, name in NAMES.items()
+    ),
+    headers("no key", NO_KEY, KEY_ABSENT),
+    headers("an empty header for the key", NO_KEY, KEY_ABSENT, ("Authorization", "")),
+    headers("a wrong key", NO_KEY, KEY_WRONG, ("Authorization", "Bearer wrong")),
+    headers("the key and more", NO_KEY, KEY_WRONG, ("Authorization", f"Bearer {GATEWAY_KEY}x")),
+    headers("the beginning of the key", NO_KEY, KEY_WRONG, ("Authorization", f"Bearer {GATEWAY_KEY[:-1]}")),
+    headers("the key in capitals", NO_KEY, KEY_WRONG, ("Authorization", f"Bearer {GATEWAY_KEY.upper()}")),
+    headers("the admin key", NO_KEY, KEY_WRONG, ("Authorization", "Bearer local-admin-key")),
+    headers("the upstream key", NO_KEY, KEY_WRONG, ("Authorization", "Bearer simulated")),
+    headers("a key that is not ASCII", NO_KEY, KEY_WRONG, ("Authorization", "Bearer schlüssel")),
+    headers("a key that is no text", NO_KEY, KEY_WRONG, ("Authorization", "Bearer \ud800")),
+    headers("a key of a megabyte", NO_KEY, KEY_WRONG, ("Authorization", "Bearer " + "a" * 1_000_000)),
+    headers("two keys in one", NO_KEY, KEY_WRONG, ("Authorization", f"Bearer {GATEWAY_KEY}, Bearer x")),
+    headers("no scheme", NO_KEY, KEY_FORM, ("Authorization", GATEWAY_KEY)),
+    headers("another scheme", NO_KEY, KEY_FORM, ("Authorization", "Basic bG9jYWw6a2V5")),
+    headers("Bearer alone", NO_KEY, KEY_FORM, ("Authorization", "Bearer")),
+    headers("Bearer and blanks", NO_KEY, KEY_FORM, ("Authorization", "Bearer   ")),
+    headers("the key in another header", NO_KEY, KEY_ABSENT, ("X-Api-Key", GATEWAY_KEY)),
+    headers("two keys", MALFORMED, "the header authorization is given more than once",
+            KEY, ("Authorization", "Bearer other")),
+    headers("two keys under two spellings", MALFORMED, "the header authorization is given more than once",
+            KEY, ("authorization", "Bearer other")),
+    headers("two tenants", MALFORMED, "the header x-tenant-id is given more than once",
+            KEY, ("X-Tenant-Id", "a"), ("x-tenant-id", "b")),
+    headers("two features", MALFORMED, "the header x-feature is given more than once",
+            KEY, ("X-Feature", "a"), ("X-Feature", "b")),
+]  # fmt: skip
+
+GET_ONLY = r" takes GET, not "
+PATHS = [
+    Row("an unknown path", 404, "not_found",
+        r"there is nothing at '/api/v1/responses'; chat is at POST /api/v1/chat/completions",
+        chat_body(), target="/api/v1/responses"),
+    Row("legacy completions", 404, "not_found", r"there is nothing at '/api/v1/completions'; .*", chat_body(),
+        target="/api/v1/completions"),
+    Row("a slash behind", 404, "not_found", r"there is nothing at .*", chat_body(), target=f"{CHAT}/"),
+    Row("a path of 5000 characters", 404, "not_found", r"there is nothing at '[^']{200}'; .*", chat_body(),
+        target="/api/" + "x" * 5000),
+    Row("nothing after the stage", 404, "not_found", r"there is nothing at .*", target="/api/", method="GET"),
+    *(
+        Row(f"{method} to chat", 405, "method_not_allowed", f"{CHAT} takes POST, not {method}", method=method)
+        for method in ("GET", "PUT", "DELETE", "PATCH", "HEAD")
+    ),
+    Row("POST to models", 405, "method_not_allowed", "/api/v1/models" + GET_ONLY + "POST", target="/api/v1/models"),
+    Row("POST to usage", 405, "method_not_allowed", "/api/usage/default" + GET_ONLY + "POST",
+        target="/api/usage/default"),
+    Row("models without a key", *NO_KEY, KEY_ABSENT, headers=(), method="GET", target="/api/v1/models"),
+    Row("usage without a key", *NO_KEY, KEY_ABSENT, headers=(), method="GET", target="/api/usage/default"),
+    *(
+        Row(f"usage of {name!r}", *BAD_NAME, "the tenant in the path" + NAME, method="GET", target=f"/api/usage/{name}")
+        for name in ("", "a%20b", "a%2Fb", "a/b", "..", "%00", "a%23b", "x" * 65)
+    ),
+]  # fmt: skip
+
+NOT_BASE64 = r"the body is not valid base64"
+EVENTS = [
+    Row(f"base64 that is not: {what}", *MALFORMED, NOT_BASE64, event={"body": body, "isBase64Encoded": True})
+    for what, body in {
+        "JSON": chat_body().decode(),
+        "a wrong length": "YWJ",
+        "other characters": "%%%%",
+        "not ASCII": "äöüä",
+        "the other alphabet": "-_-_",
+    }.items()
+] + [
+    Row("no body", *MALFORMED, EMPTY, event={"body": None}),
+    Row("base64 of nothing", *MALFORMED, EMPTY, event={"body": "", "isBase64Encoded": True}),
+    Row("a body with half a character", *MALFORMED, r"the body is not UTF-8 \(byte 0\)", event={"body": "\ud800"}),
+]
+
+TABLE = [*BODIES, *FIELDS, *HEADERS, *PATHS, *EVENTS]
+
+
+def send(door: Door, row: Row) -> Answered:
+    event = {**event_of(HttpRequest(row.method, row.target, row.headers, row.body)), **row.event}
+    return whole(answer(door.gate, event, DEADLINE))
+
+
+def whole(response: Response) -> Answered:
+    try:
+        return Answered(response.status, response.headers, b"".join(response.body))
+    finally:
+        response.close()
+
+
+scanner = cache(connect)  # making a client takes as long as a test
+
+
+def items(door: Door, store_url: str) -> list[Any]:
+    """Everything in the door's table."""
+    return scanner(store_url).scan(TableName=door.gate.settings.farebox_table)["Items"]
+
+
+def chats(simulator: Simulator) -> int:
+    """How many chat requests went upstream."""
+    return sum(request.target.endswith("/chat/completions") for request in simulator.seen)
+
+
+def assert_error_shape(answered: Answered) -> Mapping[str, Any]:
+    """The shape of design section 2, for every refusal."""
+    assert answered.headers["Content-Type"] == "application/json"
+    assert set(answered.json) == {"error"}
+    error: Mapping[str, Any] = answered.json["error"]
+    assert error["code"] == answered.status
+    assert type(error["code"]) is int
+    assert isinstance(error["message"], str)
+    assert isinstance(error["type"], str)
+    assert isinstance(error["metadata"]["reason"], str)
+    return error
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+def test_bad_input_is_refused_with_a_message_and_costs_nothing(
+    row: Row, door: Door, simulator: Simulator, embedded_url: str
+) -> None:
+    answered = send(door, row)
+    error = assert_error_shape(answered)
+    assert (answered.status, answered.reason) == (row.status, row.reason), error
+    assert 400 <= answered.status < 500
+    assert re.fullmatch(row.message, error["message"], re.DOTALL), error["message"]
+    assert len(error["message"]) < 500
+    assert answered.headers["X-Request-Id"]
+    assert chats(simulator) == 0
+    assert items(door, embedded_url) == []
+
+
+def test_every_row_of_the_table_has_a_name_of_its_own() -> None:
+    names = [row.name for row in TABLE]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_no_refusal_repeats_the_key_that_was_given(door: Door) -> None:
+    for row in HEADERS:
+        if row.reason == "unauthenticated":
+            answered = send(door, row)
+            assert b"schl" not in answered.body
+            assert GATEWAY_KEY.encode() not in answered.body
+
+
+def test_a_refused_method_names_the_one_that_is_allowed(door: Door) -> None:
+    assert door.call("GET", CHAT).headers["Allow"] == "POST"
+    assert door.call("DELETE", "/api/v1/models").headers["Allow"] == "GET"
+
+
+def test_a_field_that_is_refused_is_named_for_programs(door: Door) -> None:
+    assert door.chat(plugins=[{"id": "web"}]).json["error"]["metadata"]["field"] == "plugins"
+    assert door.chat(n=2).json["error"]["metadata"]["field"] == "n"
+    assert door.chat(model="nobody/nothing").json["error"]["metadata"]["model"] == "nobody/nothing"
+
+
+def test_the_same_header_twice_with_the_same_value_is_one(door: Door) -> None:
+    given = (KEY, KEY, ("X-Tenant-Id", "a"), ("x-tenant-id", "a"))
+    assert send(door, Row("", 200, "", "", chat_body(), given)).status == 200
+
+
+def test_whatever_the_depth_a_body_is_refused_or_answered_and_nothing_stays_held(door: Door) -> None:
+    """Reading, checking and writing again each end at a depth of their own."""
+
+    def status(depth: int) -> int:
+        nested = b'{"options":' + b"[" * depth + b"]" * depth + b"}"
+        return door.chat(member(b'"provider":' + nested)).status
+
+    readable, unreadable = 1, DEEP
+    while unreadable - readable > 1:
+        middle = (readable + unreadable) // 2
+        readable, unreadable = (readable, middle) if status(middle) == 400 else (middle, unreadable)
+    assert {depth: found for depth in range(unreadable - 100, unreadable + 10) if (found := status(depth)) >= 500} == {}
+    assert door.usage()["daily"]["held_usd"] == 0
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"models": []}, {"models": None}, {"plugins": []}, {"n": 1}, {"service_tier": "default"}, {"provider": None},
+        {"modalities": ["text"]}, {"stream": None}, {"stream": False}, {"tools": []}, {"tools": None},
+        {"max_tokens": None}, {"max_tokens": 1}, {"max_tokens": 9_999_999}, {"max_completion_tokens": 16},
+        {"provider": {"max_price": {}}}, {"provider": {"max_price": None}},
+        {"provider": {"max_price": {"prompt": None}}},
+        {"reasoning": {"effort": "low"}}, {"unknown_field": {"a": [1, 2.5, None]}}, {"user": "\ud800"},
+        {"messages": [{"role": "user", "content": "ﷺ\u0000\U0001f680"}]}, {"temperature": 0.7},
+    ],
+    ids=lambda value: json.dumps(value)[:50],
+)  # fmt: skip
+def test_what_only_looks_unusual_passes(harmless: Mapping[str, Any], door: Door, simulator: Simulator) -> None:
+    answered = door.chat(**harmless)
+    assert answered.status == 200, answered.body
+    usage = door.usage()["daily"]
+    assert (round(usage["spent_usd"] * 1e9), usage["held_usd"]) == (simulator.billed_nanousd, 0)
+
+
+# Refusals for money.
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Calendar:
+    """A gate's clock, set by the test."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def door(self, door: Door) -> Door:
+        gate = door.gate
+        return Door(replace(gate, now=self, desk=replace(gate.desk, now=self)))
+
+
+@pytest.fixture
+def calendar() -> Calendar:
+    return Calendar()
+
+
+def spend_all(door: Door, **members: Any) -> Answered:
+    """Call until the budget is exhausted; the refusal."""
+    for _ in range(100):
+        answered = door.chat(**{"model": "sim/cent", "max_tokens": 1000, **members})
+        if answered.status != 200:
+            return answered
+    raise AssertionError("the budget has no end")
+
+
+def assert_exhausted(answered: Answered, window: str, resets_at: str) -> Mapping[str, Any]:
+    error = assert_error_shape(answered)
+    facts: Mapping[str, Any] = error["metadata"]
+    assert (answered.status, answered.reason, error["type"]) == (429, "budget_exhausted", "insufficient_quota")
+    assert (facts["scope"], facts["tenant"], facts["window"]) == ("tenant", "default", window)
+    assert facts["resets_at"] == resets_at
+    assert facts["held_usd"] == 0
+    assert facts["spent_usd"] + facts["needed_usd"] > facts["limit_usd"]
+    assert answered.headers["x-should-retry"] == "false"
+    assert "Retry-After" not in answered.headers
+    return facts
+
+
+def test_a_spent_day_is_refused_until_midnight_and_says_so(
+    make_door: MakeDoor, calendar: Calendar, simulator: Simulator
+) -> None:
+    door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0.02"))
+    refused = spend_all(door)
+    facts = assert_exhausted(refused, "day", "2026-11-24T00:00:00Z")
+    assert facts["limit_usd"] == 0.02
+    assert round(facts["spent_usd"] * 1e9) == simulator.billed_nanousd
+    assert re.fullmatch(
+        r"the daily budget of tenant default does not pay for this call \(0\.\d+ of 0\.02 USD spent, 0 USD held; "
+        r"the smallest answer needs 0\.\d+ USD\); it resets at 2026-11-24T00:00:00Z",
+        refused.json["error"]["message"],
+    )
+    before = chats(simulator)
+    assert door.chat(model="sim/cent").status == 429
+    assert chats(simulator) == before
+    calendar.now = NOON.replace(day=24, hour=0)
+    assert door.chat(model="sim/cent").status == 200
+
+
+def test_a_spent_month_is_refused_although_the_day_has_room(make_door: MakeDoor, calendar: Calendar) -> None:
+    door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0.02", DEFAULT_MONTHLY_BUDGET="0.03"))
+    assert_exhausted(spend_all(door), "day", "2026-11-24T00:00:00Z")
+    calendar.now = NOON.replace(day=24)
+    facts = assert_exhausted(spend_all(door), "month", "2026-12-01T00:00:00Z")
+    assert facts["limit_usd"] == 0.03
+    calendar.now = datetime(2026, 12, 1, tzinfo=UTC)
+    assert door.chat(model="sim/cent").status == 200
+
+
+def test_where_both_windows_are_spent_the_longer_one_is_named(make_door: MakeDoor, calendar: Calendar) -> None:
+    door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0.02", DEFAULT_MONTHLY_BUDGET="0.02"))
+    assert_exhausted(spend_all(door), "month", "2026-12-01T00:00:00Z")
+
+
+def test_a_budget_of_zero_refuses_what_costs_and_passes_what_is_free(
+    make_door: MakeDoor, calendar: Calendar, embedded_url: str, simulator: Simulator
+) -> None:
+    door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0"))
+    assert_exhausted(door.chat(), "day", "2026-11-24T00:00:00Z")
+    assert items(door, embedded_url) == []
+    assert chats(simulator) == 0
+    assert door.chat(model="sim/free:free").status == 200
+    assert door.usage()["daily"] == {
+        "limit_usd": 0, "spent_usd": 0, "held_usd": 0, "remaining_usd": 0, "resets_at": "2026-11-24T00:00:00Z",
+    }  # fmt: skip
+
+
+def test_a_call_whose_prompt_alone_is_above_the_budget_is_exhausted_and_not_held(
+    make_door: MakeDoor, calendar: Calendar, simulator: Simulator
+) -> None:
+    door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0.02"))
+    facts = assert_exhausted(
+        door.chat(model="sim/cent", messages=[{"role": "user", "content": "x" * 10_000}]),
+        "day",
+        "2026-11-24T00:00:00Z",
+    )
+    assert facts["needed_usd"] > 0.1
+    assert chats(simulator) == 0
+
+
+def test_money_held_by_a_call_in_flight_is_worth_waiting_for(make_door: MakeDoor, simulator: Simulator) -> None:
+    door = make_door(DEFAULT_DAILY_BUDGET="0.01", FAREBOX_HOLD_FRACTION="1")
+    running = door.open("POST", CHAT, chat_body(model="sim/cent", stream=True))
+    held = door.chat(model="sim/cent")
+    error = assert_error_shape(held)
+    assert (held.status, held.reason, error["type"]) == (429, "budget_held", "rate_limit_error")
+    assert 1 <= int(held.headers["Retry-After"]) <= 30
+    assert held.headers.get("x-should-retry") != "false"
+    assert error["metadata"]["window"] == "day"
+    assert error["metadata"]["held_usd"] > 0 == error["metadata"]["spent_usd"]
+    assert re.fullmatch(
+        r"the daily budget of tenant default is held by calls in flight "
+        r"\(0 of 0\.01 USD spent, 0\.\d+ USD held\); try again in \d+ s",
+        error["message"],
+    )
+    assert chats(simulator) == 1
+    running.close()
+    usage = door.usage()["daily"]
+    assert (round(usage["spent_usd"] * 1e9), usage["held_usd"]) == (simulator.billed_nanousd, 0)
+
+
+def test_one_tenant_that_is_spent_does_not_stop_another(make_door: MakeDoor, simulator: Simulator) -> None:
+    door = make_door(TENANT_BUDGETS='{"poor": {"daily": 0}}')
+    assert door.chat(headers={"X-Tenant-Id": "poor"}).reason == "budget_exhausted"
+    assert door.chat(headers={"X-Tenant-Id": "rich"}).status == 200
+    assert chats(simulator) == 1
