@@ -5,8 +5,10 @@ Reading order, which is also the import order (each module imports only from tho
     errors      the tree of refusals, each with its status and reason
     money       nano-dollars, and the one parser through which JSON numbers enter
     body        a JSON object as text: where its members stand, and how single ones are set
-    chat        a chat request: what is read of it, and what is refused because it cannot be bounded
-    pricing     catalogue rows to rates, a request to a quote, a quote clamped to what is affordable
+    policy      what moves the price and cannot be bounded is refused
+    chat        a chat request: what is read of it
+    rates       catalogue rows to rates, the dearest that a call may meet
+    pricing     a request to a quote, a quote clamped to what is affordable
     ledger      one tenant's month: reserve and settle as pure functions, spent and held derived
     tenants     names, limits, and the windows of a moment in a tenant's time zone
     sse         server-sent events out of bytes

@@ -15,7 +15,8 @@ from .directory import Directory
 from .errors import BudgetExhausted, BudgetHeld, Fact, Refusal
 from .ledger import Hold, Ledger, Limits, No, Shortage, retry_after_s, shortage
 from .money import floor, product, usd_number, usd_text
-from .pricing import PricedModel, Quote, clamp, quote, shared, smallest
+from .pricing import Quote, clamp, quote, shared, smallest
+from .rates import PricedModel
 from .settings import Settings
 from .store import Refused, Store, StoreError
 from .tenants import Tenant, Windows, timestamp

@@ -13,7 +13,7 @@ from urllib.parse import quote as url_quote
 
 from .errors import CatalogueUnavailable, ModelNotPriced
 from .money import loads_exact
-from .pricing import PricedModel, priced_model, require_priced
+from .rates import PricedModel, priced_model, require_priced
 from .upstream import Lost, NotSent, Upstream
 
 Row = Mapping[str, Any]
