@@ -18,6 +18,7 @@ Reading order, which is also the import order (each module imports only from tho
 
     store       DynamoDB: the ledger's two updates, spans, tenants
     upstream    OpenRouter over httpx
+    vault       keys from Secrets Manager
     telemetry   one log line a call
     catalogue   prices asked from upstream and kept for a while
     directory   tenants asked from the store and kept for a while

@@ -16,6 +16,7 @@ from .proxy import Gate
 from .settings import settings_from
 from .telemetry import Telemetry
 from .upstream import Upstream
+from .vault import with_secrets
 
 MAX_CONNECTIONS = 512
 """One Lambda environment has one call at a time; the local gateway has as many as its clients make."""
@@ -23,7 +24,7 @@ MAX_CONNECTIONS = 512
 
 def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | None = None) -> Gate:
     """The gateway of an environment. Raises SettingsError."""
-    settings = settings_from(environment)
+    settings = settings_from(with_secrets(environment))
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
     client = httpx.Client(transport=transport, limits=limits, follow_redirects=False)
     upstream = Upstream(settings.openrouter_base_url, settings.openrouter_api_key, client, time.monotonic)
