@@ -148,7 +148,7 @@ def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
     try:
         gate.store.put_span(*spans.key(admission), span)
         if cost is not None:
-            ledger = gate.store.settle(admission.tenant.name, admission.windows.month, hold, cost) or ledger
+            ledger = gate.store.settle(admission.tenant.name, admission.windows.month, hold, cost)
     except StoreError:
         gate.telemetry.failure("not settled", span)
     if cost is not None and cost > hold.amount_nanousd:

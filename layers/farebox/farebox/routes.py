@@ -84,7 +84,11 @@ def _usage(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: 
     require_key(request, gate.settings.farebox_gateway_key, gate.settings.farebox_admin_key)
     name = checked_name("the tenant in the path", request.path.removeprefix(USAGE))
     tenant, windows = gate.desk.directory.at(name, gate.now())
-    return json_response(200, usage.report(tenant, windows, gate.store.ledger(name, windows.month)))
+    ledger = gate.store.ledger(name, windows.month)
+    if ledger.version is not None and ledger.version > tenant.limits.version:
+        gate.desk.directory.forget(name)
+        tenant, windows = gate.desk.directory.at(name, gate.now())
+    return json_response(200, usage.report(tenant, windows, ledger))
 
 
 _ROUTES: Mapping[str, Mapping[str, Handler]] = {

@@ -64,7 +64,7 @@ class Store:
         """Make a hold if both windows have room, in one update; the ledger after it, or why not."""
         if hold.amount_nanousd > min(limits.day_nanousd, limits.month_nanousd):
             # A new item has no counters to compare with, so what can never fit is refused before any write.
-            return _refused(self.ledger(tenant, month), limits)
+            return _unchanged(self.ledger(tenant, month), hold, limits)
         names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#version": "v"}
         values: dict[str, Any] = {":hold": _hold_item(hold), ":amount": hold.amount_nanousd, ":version": limits.version}
         # This hold was not made already: the SDK repeats after an unknown outcome.
@@ -93,12 +93,11 @@ class Store:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
         except _ConditionFailed as e:
-            before = ledger_of(e.item)
-            return before if hold.id in before.holds else _refused(before, limits)
+            return _unchanged(ledger_of(e.item), hold, limits)
         return ledger_of(_python(_attributes(answer)))
 
-    def settle(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger | None:
-        """End a hold at its cost, in one update; the ledger after it, or None when the hold had ended already."""
+    def settle(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger:
+        """End a hold at its cost, in one update; the ledger after it. A hold that has ended already is left alone."""
         change = cost_nanousd - hold.amount_nanousd
         try:
             with _answered():
@@ -110,9 +109,10 @@ class Store:
                     ExpressionAttributeNames={"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m"},
                     ExpressionAttributeValues=_dynamodb({":change": change}),
                     ReturnValues="ALL_NEW",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
-        except _ConditionFailed:
-            return None
+        except _ConditionFailed as e:
+            return ledger_of(e.item)
         return ledger_of(_python(_attributes(answer)))
 
     def ledger(self, tenant: str, month: str) -> Ledger:
@@ -143,6 +143,8 @@ class Store:
         )
         with _answered():
             for page in pages:
+                if "Items" not in page:
+                    raise StoreError("a query was answered without items")
                 yield from (_python(item) for item in page["Items"])
 
     # Tenants.
@@ -211,7 +213,10 @@ def refusal(error: StoreError) -> StoreUnavailable:
 # Translation.
 
 
-def _refused(before: Ledger, limits: Limits) -> Refused:
+def _unchanged(before: Ledger, hold: Hold, limits: Limits) -> Ledger | Refused:
+    """What a reserve that wrote nothing means: the hold was there already, or why it was not made."""
+    if hold.id in before.holds:
+        return before
     stale = before.version is not None and before.version > limits.version
     return Refused(No.STALE_LIMITS if stale else No.NO_ROOM, before)
 

@@ -1,0 +1,291 @@
+"""Limits are kept in memory and yet never outlive a change: the ledger tells every gate, at no extra request."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from farebox.ledger import Limits
+from farebox.store import Store
+from local.simulator import Simulator
+from tests.conftest import Answered, Door, MakeDoor, connected
+from tests.test_exactly_once import Wire, chats_sent
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+NOVEMBER = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ADMITTED = ["reserve", "put_span", "settle"]
+USD = 10**9
+OPEN = Limits(10 * USD, 100 * USD, 1)
+SHUT = Limits(0, 100 * USD, 2)
+
+
+@pytest.fixture
+def wire(store_url: str) -> Iterator[Wire]:
+    """To each store."""
+    with Wire(store_url) as wire:
+        yield wire
+
+
+@dataclass(slots=True)
+class Clock:
+    """A moment that tests move."""
+
+    now: datetime = NOVEMBER
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """Changes tenants as the admin side does, past the wire."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    def configure(self, limits: Limits, *, tenant: str = "acme", time_zone: str = "UTC") -> None:
+        """The tenant's own item."""
+        item = {"day_nanousd": limits.day_nanousd, "month_nanousd": limits.month_nanousd, "version": limits.version}
+        self.client.put_item(
+            TableName=self.table,
+            Item={
+                "pk": {"S": f"TENANT#{tenant}"},
+                "sk": {"S": "CONFIG"},
+                "time_zone": {"S": time_zone},
+                **{name: {"N": str(value)} for name, value in item.items()},
+            },
+        )
+
+    def announce(self, limits: Limits, *, tenant: str = "acme", month: str = "2026-11") -> None:
+        """The version in the ledger: from here on nothing is held by older limits."""
+        self.client.update_item(
+            TableName=self.table,
+            Key={"pk": {"S": f"TENANT#{tenant}"}, "sk": {"S": f"LEDGER#{month}"}},
+            UpdateExpression="SET #v = :v",
+            ExpressionAttributeNames={"#v": "v"},
+            ExpressionAttributeValues={":v": {"N": str(limits.version)}},
+        )
+
+    def change(self, limits: Limits) -> None:
+        self.configure(limits)
+        self.announce(limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    """Gates on one table behind one wire, with one clock, and the office that changes tenants."""
+
+    door: Door
+    other_door: Door
+    wire: Wire
+    clock: Clock
+    office: Office
+
+    @property
+    def store(self) -> Store:
+        """Past the wire."""
+        return Store(self.office.client, self.office.table)
+
+    def asked(self) -> list[str]:
+        """The steps that came over the wire since the last time."""
+        steps = self.wire.steps
+        self.wire.seen.clear()
+        return steps
+
+
+@pytest.fixture
+def town(wire: Wire, make_door: MakeDoor, store_url: str) -> Town:
+    """A table with the tenant `acme`, and two gates that have not met it yet."""
+    clock = Clock()
+    first = make_door(store_url=wire.url)
+    table = first.gate.settings.farebox_table
+    second = make_door(store_url=wire.url, FAREBOX_TABLE=table)
+    office = Office(connected(store_url), table)
+    office.configure(OPEN)
+    wire.seen.clear()
+    return Town(at(clock, first), at(clock, second), wire, clock, office)
+
+
+def at(clock: Clock, door: Door) -> Door:
+    return Door(replace(door.gate, now=clock, desk=replace(door.gate.desk, now=clock)))
+
+
+def call(door: Door, tenant: str = "acme") -> Answered:
+    return door.chat(headers={"X-Tenant-Id": tenant})
+
+
+def test_limits_that_do_not_change_are_read_once(town: Town) -> None:
+    assert [call(town.door).status for _ in range(5)] == [200] * 5
+    assert town.asked() == ["GetItem", *ADMITTED * 5]
+
+
+def test_a_lowered_limit_stops_the_very_next_call_of_a_warm_gate(town: Town, simulator: Simulator) -> None:
+    assert call(town.door).status == 200
+    town.office.change(SHUT)
+    town.asked()
+    refused = call(town.door)
+    assert (refused.status, refused.reason) == (429, "budget_exhausted")
+    assert refused.json["error"]["metadata"]["limit_usd"] == 0
+    assert town.asked() == ["reserve", "GetItem", "GetItem"]  # stale; the tenant; the ledger, since nothing ever fits
+    assert chats_sent(simulator) == 1
+
+
+def test_a_limit_lowered_below_what_is_spent_stops_the_next_call_and_keeps_the_books(town: Town) -> None:
+    assert call(town.door).status == 200
+    spent = town.store.ledger("acme", "2026-11").spent_nanousd
+    town.office.change(Limits(spent + 1, spent + 1, 2))
+    town.asked()
+    refused = call(town.door)
+    assert (refused.status, refused.reason) == (429, "budget_exhausted")
+    ledger = town.store.ledger("acme", "2026-11")
+    assert (ledger.spent_nanousd, ledger.held_nanousd) == (spent, 0)
+
+
+def test_a_change_costs_each_gate_one_more_update_and_one_read_and_then_nothing(town: Town) -> None:
+    assert [call(door).status for door in (town.door, town.other_door)] == [200, 200]
+    town.office.change(Limits(9 * USD, 90 * USD, 2))
+    town.asked()
+    for door in (town.door, town.other_door):
+        assert call(door).status == 200
+        assert town.asked() == ["reserve", "GetItem", *ADMITTED]
+        assert call(door).status == 200
+        assert town.asked() == ADMITTED
+
+
+def test_a_raised_limit_lets_the_very_next_call_pass(town: Town) -> None:
+    town.office.change(SHUT)
+    assert [call(town.door).status for _ in range(2)] == [429, 429]
+    town.office.change(replace(OPEN, version=3))
+    town.asked()
+    assert call(town.door).status == 200
+    assert town.asked() == ["GetItem", "GetItem", *ADMITTED]  # the ledger, since it never fitted; the tenant
+
+
+def test_a_gate_that_knows_newer_limits_tells_the_others_through_the_ledger(town: Town) -> None:
+    assert call(town.door).status == 200
+    town.office.configure(replace(SHUT, day_nanousd=USD))
+    assert call(town.other_door).status == 200  # reads the tenant for the first time, and holds with version 2
+    assert town.store.ledger("acme", "2026-11").version == 2
+    town.office.configure(SHUT)
+    town.asked()
+    assert call(town.door).status == 429
+    assert town.asked()[:2] == ["reserve", "GetItem"]
+
+
+def test_a_change_between_two_calls_reaches_calls_that_are_refused_too(town: Town) -> None:
+    spent = Limits(1, 1, 1)
+    town.office.configure(spent)
+    assert call(town.door).status == 429
+    town.office.change(replace(OPEN, version=2))
+    assert call(town.door).status == 200
+
+
+def test_a_change_for_one_tenant_costs_no_other_tenant_anything(town: Town) -> None:
+    assert [call(town.door, tenant).status for tenant in ("acme", "zebra")] == [200, 200]
+    town.office.change(SHUT)
+    town.asked()
+    assert call(town.door, "zebra").status == 200
+    assert town.asked() == ADMITTED
+
+
+# Months.
+
+
+def test_a_new_month_reads_the_tenant_again_once(town: Town) -> None:
+    assert call(town.door).status == 200
+    town.clock.now = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC)
+    town.asked()
+    assert call(town.door).status == 200
+    assert town.asked() == ADMITTED
+    town.clock.now += timedelta(seconds=1)
+    assert [call(town.door).status for _ in range(2)] == [200, 200]
+    assert town.asked() == ["GetItem", *ADMITTED * 2]
+    assert town.store.ledger("acme", "2026-12").committed_by_day.keys() == {1}
+
+
+def test_limits_lowered_last_month_hold_in_the_new_one_although_its_ledger_does_not_say_so(town: Town) -> None:
+    assert call(town.door).status == 200
+    town.office.change(SHUT)  # the gate makes no call that would tell it in November
+    town.clock.now = datetime(2026, 12, 1, tzinfo=UTC)
+    assert town.store.ledger("acme", "2026-12").version is None
+    assert call(town.door).status == 429
+
+
+def test_a_month_begins_in_the_time_zone_of_the_tenant(town: Town) -> None:
+    town.office.configure(OPEN, time_zone="Pacific/Auckland")
+    town.clock.now = datetime(2026, 11, 30, 10, 59, 59, tzinfo=UTC)
+    assert call(town.door).status == 200
+    town.clock.now += timedelta(seconds=1)
+    town.asked()
+    assert call(town.door).status == 200
+    assert town.asked() == ["GetItem", *ADMITTED]
+    assert [town.store.ledger("acme", month).committed_by_day.keys() for month in ("2026-11", "2026-12")] == [{30}, {1}]
+
+
+# Tenants that the store does not know.
+
+
+@pytest.fixture
+def known_from_settings(make_door: MakeDoor) -> Door:
+    """A gate that knows tenants only from its environment."""
+    budgets = {
+        "both": {"daily": 5, "monthly": 50},
+        "daily": {"daily": 0.25},
+        "monthly": {"monthly": 7.5},
+        "nothing": {"daily": 0},
+    }
+    return make_door(DEFAULT_DAILY_BUDGET="2", DEFAULT_MONTHLY_BUDGET="20", TENANT_BUDGETS=json.dumps(budgets))
+
+
+@pytest.mark.parametrize(
+    ("tenant", "daily", "monthly"),
+    [
+        ("nobody", 2, 20),
+        ("default", 2, 20),
+        ("Both", 2, 20),
+        ("both", 5, 50),
+        ("daily", 0.25, 20),
+        ("monthly", 2, 7.5),
+        ("nothing", 0, 20),
+    ],
+)
+def test_a_tenant_has_the_limits_of_tenant_budgets_and_else_the_defaults(
+    tenant: str, daily: float, monthly: float, known_from_settings: Door
+) -> None:
+    usage = known_from_settings.usage(tenant)
+    assert (usage["daily"]["limit_usd"], usage["monthly"]["limit_usd"]) == (daily, monthly)
+
+
+def test_limits_from_settings_are_enforced(known_from_settings: Door) -> None:
+    assert call(known_from_settings, "nobody").status == 200
+    refused = call(known_from_settings, "nothing")
+    assert (refused.status, refused.reason) == (429, "budget_exhausted")
+
+
+def test_the_store_knows_better_than_the_settings(known_from_settings: Door, embedded_url: str) -> None:
+    office = Office(connected(embedded_url), known_from_settings.gate.settings.farebox_table)
+    office.configure(OPEN, tenant="nothing")
+    assert call(known_from_settings, "nothing").status == 200
+    assert known_from_settings.usage("nothing")["daily"]["limit_usd"] == 10
+
+
+def test_a_tenant_known_from_settings_is_stopped_by_its_first_configuration(
+    known_from_settings: Door, embedded_url: str
+) -> None:
+    office = Office(connected(embedded_url), known_from_settings.gate.settings.farebox_table)
+    month = known_from_settings.usage("both")["month"]
+    assert call(known_from_settings, "both").status == 200
+    office.configure(SHUT, tenant="both")
+    office.announce(SHUT, tenant="both", month=month)
+    assert call(known_from_settings, "both").status == 429
+
+
+def test_the_usage_shows_a_changed_limit_at_once(town: Town) -> None:
+    assert call(town.door).status == 200
+    town.office.change(SHUT)
+    assert town.door.usage("acme")["daily"]["limit_usd"] == 0

@@ -1,0 +1,459 @@
+"""A call is booked once, whatever happens to the requests to the store: real retries of boto3 over a line with faults.
+
+`Wire` stands between boto3 and a store. Other files count requests with it.
+"""
+
+import json
+import random
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum, auto
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from farebox import ledger as oracle
+from farebox.ledger import Hold, Ledger, Limits
+from farebox.spans import SHARDS
+from farebox.store import Refused, Store
+from local.child import connect
+from local.simulator import Simulator
+from local.sockets import Cut, HttpRequest, HttpResponse, Server
+from tests.conftest import Door, MakeDoor, new_table
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+MONTH = "2026-11"
+DAY = 23
+AMPLE = Limits(10**10, 10**11, 0)
+HOLD = Hold("5a1e", 7_000, DAY, 1_795_435_200, 1_795_436_160, "sim/ok")
+THREADS = 40
+CLEAN = ["reserve", "put_span", "settle"]
+
+
+class Fault(Enum):
+    """What happens to one request on its way."""
+
+    LOST = auto()
+    """The store does it; its answer is lost."""
+    TWICE = auto()
+    """The store gets it twice; the second answer comes back."""
+    DROPPED = auto()
+    """The connection ends before the store has seen it."""
+    LATE = auto()
+    """The connection ends, and the store gets the request later: with `Wire.deliver`."""
+    SILENT = auto()
+    """Nobody answers."""
+    THROTTLED = auto()
+    """The store has more to do than it was made for."""
+    FAILED = auto()
+    """The store answers 500."""
+    JUNK = auto()
+    """200, but it is not the store that answers."""
+
+
+def name_of(fault: Fault) -> str:
+    """For the name of a case."""
+    return fault.name.lower()
+
+
+ANSWERS = {
+    Fault.THROTTLED: (400, "application/x-amz-json-1.0", b'{"__type":"#ProvisionedThroughputExceededException"}'),
+    Fault.FAILED: (500, "application/x-amz-json-1.0", b'{"__type":"#InternalServerError"}'),
+    Fault.JUNK: (200, "text/html", b"<html>Welcome to the hotel's network</html>"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request to the store, and the step of a call that it is."""
+
+    operation: str
+    body: bytes
+
+    @property
+    def step(self) -> str:
+        if self.operation == "UpdateItem":
+            return "settle" if "REMOVE" in json.loads(self.body)["UpdateExpression"] else "reserve"
+        return {"PutItem": "put_span"}.get(self.operation, self.operation)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Partition and sort key of the item."""
+        said = json.loads(self.body)
+        key = said.get("Key") or said["Item"]
+        return key["pk"]["S"], key["sk"]["S"]
+
+
+Plan = Callable[[Seen], Fault | None]
+
+
+class Wire:
+    """Passes requests on to a store, remembers them, and breaks those that the plan says."""
+
+    def __init__(self, store_url: str) -> None:
+        self.seen: list[Seen] = []
+        self.plan: Plan = no_faults
+        self._late: list[HttpRequest] = []
+        self._over = threading.Event()
+        self._client = httpx.Client(base_url=store_url, timeout=30, limits=httpx.Limits(max_connections=None))
+        self._server = Server(self._handle)
+        self.url = self._server.url
+
+    @property
+    def steps(self) -> list[str]:
+        return [seen.step for seen in self.seen]
+
+    @property
+    def operations(self) -> list[str]:
+        return [seen.operation for seen in self.seen]
+
+    def deliver(self) -> None:
+        """Let the store have what was late."""
+        while self._late:
+            self._forward(self._late.pop())
+
+    def hang_up(self) -> None:
+        """From now on connections are refused."""
+        self._over.set()
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if not self._over.is_set():
+            self.hang_up()
+        self._client.close()
+
+    def _handle(self, request: HttpRequest) -> HttpResponse:
+        seen = Seen((request.header("x-amz-target") or "").rpartition(".")[2], request.body)
+        self.seen.append(seen)
+        fault = self.plan(seen)
+        if fault in ANSWERS:
+            status, kind, body = ANSWERS[fault]
+            return HttpResponse(status, (("content-type", kind), ("content-length", str(len(body)))), (body,))
+        if fault is Fault.SILENT:
+            self._over.wait()
+        if fault is Fault.LATE:
+            self._late.append(request)
+        if fault in (Fault.SILENT, Fault.LATE, Fault.DROPPED):
+            raise Cut
+        if fault is Fault.TWICE:
+            self._forward(request)
+        response = self._forward(request)
+        if fault is Fault.LOST:
+            raise Cut
+        return response
+
+    def _forward(self, request: HttpRequest) -> HttpResponse:
+        own = {"host", "connection", "content-length", "transfer-encoding", "date", "server"}
+        headers = [(name, value) for name, value in request.headers if name.lower() not in own]
+        answer = self._client.request(request.method, request.target, headers=headers, content=request.body)
+        passed = tuple((name, value) for name, value in answer.headers.items() if name.lower() not in own)
+        return HttpResponse(
+            answer.status_code, (*passed, ("content-length", str(len(answer.content)))), (answer.content,)
+        )
+
+
+def no_faults(_seen: Seen) -> None:
+    """Every request arrives, and so does its answer."""
+
+
+def always(step: str, fault: Fault) -> Plan:
+    """Every try of a step."""
+    return lambda seen: fault if seen.step == step else None
+
+
+def first(step: str, *faults: Fault) -> Plan:
+    """The first tries of a step."""
+    left = iter(faults)
+    return lambda seen: next(left, None) if seen.step == step else None
+
+
+@pytest.fixture
+def wire(store_url: str) -> Iterator[Wire]:
+    """To each store."""
+    with Wire(store_url) as wire:
+        yield wire
+
+
+@pytest.fixture
+def door(wire: Wire, make_door: MakeDoor) -> Door:
+    """Behind it a gate that knows its tenant; nothing is booked yet."""
+    return door_behind(wire, make_door)
+
+
+@pytest.fixture
+def embedded_wire(embedded_url: str) -> Iterator[Wire]:
+    """To the embedded store, for what is the gate's doing and not the store's."""
+    with Wire(embedded_url) as wire:
+        yield wire
+
+
+@pytest.fixture
+def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
+    """Behind it a gate that knows its tenant; nothing is booked yet."""
+    return door_behind(embedded_wire, make_door)
+
+
+def door_behind(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
+    """A gate at a fixed moment that has asked for the tenant `default` already."""
+    door = make_door(store_url=wire.url, **settings)
+    desk = replace(door.gate.desk, now=lambda: NOW)
+    desk.directory.at("default", NOW)
+    wire.seen.clear()
+    return Door(replace(door.gate, desk=desk, now=lambda: NOW))
+
+
+def month_of(door: Door) -> Ledger:
+    return door.gate.store.ledger("default", MONTH)
+
+
+def spans_of(door: Door) -> list[Mapping[str, Any]]:
+    hour = f"SPANS#{NOW:%Y-%m-%dT%H}"
+    return [span for shard in range(SHARDS) for span in door.gate.store.spans(f"{hour}#{shard}")]
+
+
+def chats_sent(simulator: Simulator) -> int:
+    return sum(request.method == "POST" for request in simulator.seen)
+
+
+def booked(nanousd: int) -> Ledger:
+    """The month after calls that all ended."""
+    return Ledger(nanousd, {DAY: nanousd}, {}, 0)
+
+
+# One request of a call goes wrong, and boto3 repeats it.
+
+
+@pytest.mark.parametrize("step", CLEAN)
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.TWICE], ids=name_of)
+def test_a_call_is_answered_and_booked_once_when_the_store_gets_one_of_its_requests_twice(
+    fault: Fault, step: str, wire: Wire, door: Door, simulator: Simulator
+) -> None:
+    wire.plan = first(step, fault)
+    assert door.chat().status == 200
+    assert Counter(wire.steps) == Counter(CLEAN) + Counter([step] if fault is Fault.LOST else [])
+    is_booked_once(door, simulator)
+
+
+@pytest.mark.parametrize("step", CLEAN)
+def test_a_call_is_answered_and_booked_once_when_one_of_its_requests_does_not_arrive_at_first(
+    step: str, embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = first(step, Fault.DROPPED)
+    assert embedded_door.chat().status == 200
+    assert Counter(embedded_wire.steps) == Counter([*CLEAN, step])
+    is_booked_once(embedded_door, simulator)
+
+
+def is_booked_once(door: Door, simulator: Simulator) -> None:
+    """One call went upstream, and ledger and span are what they are after a clean one."""
+    assert chats_sent(simulator) == 1
+    assert month_of(door) == booked(simulator.billed_nanousd)
+    assert [span["cost_nanousd"] for span in spans_of(door)] == [simulator.billed_nanousd]
+
+
+def test_the_ledger_after_every_repeated_step_is_that_of_a_clean_execution(wire: Wire, store_url: str) -> None:
+    store = Store(connect(wire.url), new_table(store_url))
+    held = oracle.reserve(Ledger(), HOLD, AMPLE)
+    assert isinstance(held, Ledger)
+    wire.plan = lambda seen: Fault.TWICE if seen.step in CLEAN else None
+
+    assert store.reserve("acme", MONTH, HOLD, AMPLE) == held
+    assert store.ledger("acme", MONTH) == held
+    assert (held.held_nanousd, held.spent_nanousd) == (7_000, 0)
+
+    store.settle("acme", MONTH, HOLD, 2_500)
+    settled = store.ledger("acme", MONTH)
+    assert settled == oracle.settle(held, HOLD, 2_500)
+    assert (settled.held_nanousd, settled.spent_nanousd) == (0, 2_500)
+
+    store.put_span("SPANS#1", HOLD.id, {"cost_nanousd": 2_500})
+    assert list(store.spans("SPANS#1")) == [{"pk": "SPANS#1", "sk": HOLD.id, "cost_nanousd": Decimal(2_500)}]
+
+
+def test_a_hold_that_fills_the_budget_is_made_by_a_request_that_is_repeated(wire: Wire, store_url: str) -> None:
+    store = Store(connect(wire.url), new_table(store_url))
+    wire.plan = first("reserve", Fault.TWICE)
+    exact = Limits(HOLD.amount_nanousd, HOLD.amount_nanousd, 0)
+    assert store.reserve("acme", MONTH, HOLD, exact) == Ledger(7_000, {DAY: 7_000}, {HOLD.id: HOLD}, 0)
+
+
+def test_two_lost_answers_in_a_row_are_survived(embedded_wire: Wire, embedded_door: Door, simulator: Simulator) -> None:
+    embedded_wire.plan = first("reserve", Fault.LOST, Fault.LOST)
+    assert embedded_door.chat().status == 200
+    assert embedded_wire.steps == ["reserve", "reserve", *CLEAN]
+    is_booked_once(embedded_door, simulator)
+
+
+def test_many_calls_at_once_on_a_bad_line_are_each_booked_once(wire: Wire, door: Door, simulator: Simulator) -> None:
+    seed = secrets.randbelow(2**32)
+    wire.plan = bad_line(seed)
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(lambda _: door.chat().status, range(16)))
+    wire.plan = no_faults
+    assert statuses == [200] * 16, f"seed {seed}"
+    assert month_of(door) == booked(simulator.billed_nanousd), f"seed {seed}"
+    assert [span["cost_nanousd"] for span in spans_of(door)] == [simulator.billed_nanousd // 16] * 16, f"seed {seed}"
+
+
+def bad_line(seed: int) -> Plan:
+    """A third of the requests goes wrong, but none more than twice: boto3 tries three times."""
+    chance, lock = random.Random(seed), threading.Lock()  # noqa: S311 - faults, not secrets
+    wrong: Counter[bytes] = Counter()
+
+    def plan(seen: Seen) -> Fault | None:
+        with lock:
+            if wrong[seen.body] == 2 or chance.random() > 1 / 3:
+                return None
+            wrong[seen.body] += 1
+            return chance.choice([Fault.LOST, Fault.TWICE, Fault.TWICE, Fault.DROPPED])
+
+    return plan
+
+
+def test_the_headers_say_what_is_left_also_when_the_answer_of_settle_was_lost(
+    embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = first("settle", Fault.TWICE)
+    headers = embedded_door.chat().headers
+    left = Decimal(headers["X-Farebox-Daily-Remaining-Usd"])
+    assert left == 10 - Decimal(simulator.billed_nanousd).scaleb(-9)
+
+
+@pytest.mark.xfail(reason="settle removes the only trace of a hold, so a copy of reserve that comes later holds again")
+def test_a_copy_of_reserve_that_arrives_after_the_call_has_ended_changes_nothing(
+    embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = first("reserve", Fault.LATE)
+    assert embedded_door.chat().status == 200
+    assert month_of(embedded_door) == booked(simulator.billed_nanousd)
+    embedded_wire.deliver()
+    assert month_of(embedded_door) == booked(simulator.billed_nanousd)
+
+
+# All tries of a request go wrong.
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_a_settlement_that_never_arrives_leaves_hold_and_span_and_the_client_has_its_answer(
+    stream: bool,  # noqa: FBT001 - a parameter of the table
+    embedded_wire: Wire,
+    embedded_door: Door,
+    simulator: Simulator,
+) -> None:
+    embedded_wire.plan = always("settle", Fault.DROPPED)
+    answered = embedded_door.chat(stream=stream)
+    assert answered.status == 200
+    assert answered.body.rstrip().endswith(b"[DONE]") if stream else answered.json["usage"]["cost"]
+    ledger, (span,) = month_of(embedded_door), spans_of(embedded_door)
+    assert list(ledger.holds) == [span["sk"]]
+    assert (ledger.held_nanousd, ledger.spent_nanousd) == (span["hold_nanousd"], 0)
+    assert span["cost_nanousd"] == simulator.billed_nanousd < ledger.held_nanousd
+
+
+def test_a_settlement_that_arrives_and_is_never_confirmed_is_booked_once(
+    embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = always("settle", Fault.LOST)
+    assert embedded_door.chat().status == 200
+    assert embedded_wire.steps == [*CLEAN, "settle", "settle"]
+    assert month_of(embedded_door) == booked(simulator.billed_nanousd)
+
+
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.LOST], ids=name_of)
+def test_a_hold_is_not_settled_while_its_span_is_not_known_to_be_written(
+    fault: Fault, embedded_wire: Wire, embedded_door: Door
+) -> None:
+    embedded_wire.plan = always("put_span", fault)
+    assert embedded_door.chat().status == 200
+    assert "settle" not in embedded_wire.steps
+    ledger = month_of(embedded_door)
+    assert ledger.held_nanousd == ledger.committed_nanousd > 0
+    assert [span["sk"] for span in spans_of(embedded_door)] == (list(ledger.holds) if fault is Fault.LOST else [])
+
+
+def test_a_hold_that_is_never_confirmed_sends_nothing_upstream_and_is_released(
+    embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = always("reserve", Fault.LOST)
+    answered = embedded_door.chat()
+    assert (answered.status, answered.reason) == (503, "store_unavailable")
+    assert chats_sent(simulator) == 0
+    ledger = month_of(embedded_door)
+    assert dict(ledger.holds) == {}
+    assert ledger.committed_nanousd == 0
+
+
+# Many at once, directly on the store.
+
+
+def at_once(threads: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` of 0 .. threads - 1 answers when all start together."""
+    together = threading.Barrier(threads)
+
+    def started(number: int) -> Any:
+        together.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(started, range(threads)))
+
+
+@pytest.mark.parametrize("tight", ["day", "month"])
+def test_forty_threads_never_pass_a_budget_and_settle_to_the_exact_sum(tight: str, store: Store) -> None:
+    limits = Limits(1_000, 10**9, 0) if tight == "day" else Limits(10**9, 1_000, 0)
+
+    def calls(thread: int) -> tuple[int, int, int, list[int]]:
+        """Calls made and refused, what they cost, and what was committed at each admission."""
+        chance = random.Random(thread)  # noqa: S311 - amounts that are the same in every run
+        made = refused = spent = 0
+        committed = []
+        for number in range(4):
+            hold = replace(HOLD, id=f"{thread}-{number}", amount_nanousd=chance.randint(1, 160))
+            answer = store.reserve("acme", MONTH, hold, limits)
+            if isinstance(answer, Refused):
+                refused += 1
+                continue
+            made += 1
+            committed.append(answer.committed_nanousd)
+            cost = chance.randint(0, hold.amount_nanousd // 4)
+            assert store.settle("acme", MONTH, hold, cost) is not None
+            spent += cost
+        return made, refused, spent, committed
+
+    results = at_once(THREADS, calls)
+    spent = sum(result[2] for result in results)
+    assert store.ledger("acme", MONTH) == booked(spent)
+    assert max(most for result in results for most in result[3]) <= 1_000
+    assert sum(result[0] for result in results) > 0 < sum(result[1] for result in results)
+
+
+def test_forty_threads_fill_a_budget_to_the_last_nanodollar(store: Store) -> None:
+    limits = Limits(25 * HOLD.amount_nanousd, 10**9, 0)
+    answers = at_once(THREADS, lambda n: store.reserve("acme", MONTH, replace(HOLD, id=f"{n}"), limits))
+    assert sum(isinstance(answer, Ledger) for answer in answers) == 25
+    ledger = store.ledger("acme", MONTH)
+    assert ledger.committed_nanousd == ledger.held_nanousd == 25 * HOLD.amount_nanousd
+    assert len(ledger.holds) == 25
+
+
+def test_a_hold_that_twenty_threads_make_is_made_once_and_each_hears_of_it(store: Store) -> None:
+    answers = at_once(20, lambda _: store.reserve("acme", MONTH, HOLD, AMPLE))
+    assert answers == [Ledger(7_000, {DAY: 7_000}, {HOLD.id: HOLD}, 0)] * 20
+
+
+def test_a_hold_that_twenty_threads_settle_is_booked_once_at_the_cost_of_one_of_them(store: Store) -> None:
+    store.reserve("acme", MONTH, HOLD, AMPLE)
+    answers = at_once(20, lambda n: store.settle("acme", MONTH, HOLD, 1_000 + n))
+    ledger = store.ledger("acme", MONTH)
+    assert ledger in [booked(1_000 + number) for number in range(20)]
+    assert answers == [ledger] * 20

@@ -1,0 +1,252 @@
+"""What a call costs in requests, counted on the wire: to DynamoDB, which bills them, and to OpenRouter's catalogue."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from farebox.admission import TRIES
+from farebox.catalogue import Catalogue
+from farebox.ledger import Hold, Ledger
+from farebox.store import Store
+from local.simulator import Simulator
+from tests.conftest import Answered, Door, MakeDoor, connected
+from tests.test_exactly_once import AMPLE, DAY, MONTH, Seen, Wire, chats_sent, door_behind
+
+ADMITTED = ["UpdateItem", "PutItem", "UpdateItem"]
+CENT: dict[str, Any] = {"model": "sim/cent", "max_tokens": 3000}
+"""Costs 0.01 USD, and holds 0.03 and a little for its prompt."""
+
+
+@pytest.fixture
+def wire(embedded_url: str) -> Iterator[Wire]:
+    """To the embedded store."""
+    with Wire(embedded_url) as wire:
+        yield wire
+
+
+@pytest.fixture
+def door(wire: Wire, make_door: MakeDoor) -> Door:
+    """A gate with warm caches."""
+    door = door_behind(wire, make_door)
+    for model in ("sim/ok", "sim/cent", "sim/free:free", "sim/429", "sim/cut", "sim/refuse"):
+        door.gate.catalogue.model(model)
+    return door
+
+
+@pytest.fixture
+def poor(wire: Wire, make_door: MakeDoor) -> Door:
+    """A gate with warm caches and 0.05 USD a day, of which one call may take everything."""
+    door = door_behind(wire, make_door, DEFAULT_DAILY_BUDGET="0.05", FAREBOX_HOLD_FRACTION="1")
+    door.gate.catalogue.model("sim/cent")
+    return door
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Other calls of the same tenant, through another gate."""
+
+    store: Store
+
+    def hold(self, nanousd: int, name: str = "rival") -> Hold:
+        hold = Hold(name, nanousd, DAY, 0, 960, "sim/cent")
+        assert isinstance(self.store.reserve("default", MONTH, hold, AMPLE), Ledger)
+        return hold
+
+    def spend(self, nanousd: int) -> None:
+        self.store.settle("default", MONTH, self.hold(nanousd), nanousd)
+
+    def beats(self, wire: Wire, nanousd: int, times: int) -> None:
+        """Whenever somebody comes to hold, the rival is there first and takes a little, as often as said."""
+        names = (f"rival-{number}" for number in range(times))
+
+        def first(seen: Seen) -> None:
+            name = next(names, None) if seen.step == "reserve" else None
+            if name is not None:
+                self.hold(nanousd, name)
+
+        wire.plan = first
+
+
+@pytest.fixture
+def rival(poor: Door, embedded_url: str) -> Rival:
+    """On the same table as `poor`, past the wire."""
+    return Rival(Store(connected(embedded_url), poor.gate.settings.farebox_table))
+
+
+# DynamoDB.
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"stream": True}, {"model": "sim/cent", "stream": True}, {"model": "sim/free:free"}, {"model": "sim/429"}],
+    ids=["plain", "streamed", "streamed in many pieces", "free", "declined upstream"],
+)
+def test_an_admitted_call_is_a_hold_a_span_and_a_settlement_and_no_read(
+    fields: dict[str, Any], wire: Wire, door: Door
+) -> None:
+    door.chat(**fields)
+    assert wire.steps == ["reserve", "put_span", "settle"]
+    assert wire.operations == ADMITTED
+    hold, span, settlement = (seen.key for seen in wire.seen)
+    assert hold == settlement == ("TENANT#default", f"LEDGER#{MONTH}")
+    assert span[0].startswith("SPANS#")
+
+
+def test_every_further_call_costs_the_same(wire: Wire, door: Door) -> None:
+    for _ in range(10):
+        door.chat()
+    assert wire.operations == ADMITTED * 10
+
+
+def test_a_call_whose_cost_is_not_known_is_not_settled(wire: Wire, door: Door) -> None:
+    door.chat(model="sim/cut")
+    assert wire.operations == ["UpdateItem", "PutItem"]
+
+
+def test_a_call_that_could_not_be_sent_is_released_with_the_same_three_requests(wire: Wire, door: Door) -> None:
+    door.chat(model="sim/refuse")
+    assert wire.operations == ADMITTED
+
+
+def test_the_first_call_of_a_tenant_reads_it_once(wire: Wire, door: Door) -> None:
+    for _ in range(3):
+        door.chat(headers={"X-Tenant-Id": "acme"})
+    assert wire.operations == ["GetItem", *ADMITTED * 3]
+
+
+def test_a_call_clamped_to_the_share_of_one_call_costs_nothing_more(wire: Wire, make_door: MakeDoor) -> None:
+    door = door_behind(wire, make_door, FAREBOX_HOLD_FRACTION="0.01")  # of 10 USD a day; sim/cent could take 0.17
+    assert clamped_to(door.chat(model="sim/cent")) is not None
+    assert wire.operations == ADMITTED
+
+
+def test_a_call_clamped_to_what_is_left_costs_one_update_more(wire: Wire, poor: Door, rival: Rival) -> None:
+    rival.spend(19_000_000)
+    assert clamped_to(poor.chat(**CENT)) is not None
+    assert wire.operations == ["UpdateItem", *ADMITTED]
+    assert wire.steps == ["reserve", "reserve", "put_span", "settle"]
+
+
+def test_every_try_that_another_call_beats_costs_one_update_more(wire: Wire, poor: Door, rival: Rival) -> None:
+    rival.spend(19_000_000)
+    rival.beats(wire, 1_000_000, times=TRIES - 1)
+    clamped = clamped_to(poor.chat(**CENT))
+    assert clamped is not None
+    assert int(clamped) < 3000 - 2 * 90  # 0.001 USD are 98 tokens
+    assert wire.steps == [*["reserve"] * TRIES, "put_span", "settle"]
+
+
+def test_a_call_that_is_beaten_every_time_is_told_to_come_back_and_has_read_nothing(
+    wire: Wire, poor: Door, rival: Rival, simulator: Simulator
+) -> None:
+    rival.spend(19_000_000)
+    rival.beats(wire, 1_000_000, times=TRIES)
+    answered = poor.chat(**CENT)
+    assert (answered.status, answered.reason) == (429, "budget_held")
+    assert int(answered.headers["Retry-After"]) > 0
+    assert wire.steps == ["reserve"] * TRIES
+    assert chats_sent(simulator) == 0
+
+
+def clamped_to(answered: Answered) -> str | None:
+    """The output that an admitted call was clamped to."""
+    assert answered.status == 200, answered.body
+    return answered.headers.get("X-Farebox-Max-Tokens")
+
+
+@pytest.mark.parametrize(("taken", "reason"), [(Rival.spend, "budget_exhausted"), (Rival.hold, "budget_held")])
+def test_a_refused_call_is_one_update_and_no_read(
+    taken: Callable[[Rival, int], object], reason: str, wire: Wire, poor: Door, rival: Rival
+) -> None:
+    taken(rival, 49_000_000)
+    answered = poor.chat(**CENT)
+    assert (answered.status, answered.reason) == (429, reason)
+    assert wire.steps == ["reserve"]
+
+
+def test_a_call_that_can_never_fit_is_one_read_and_no_update(
+    wire: Wire, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = door_behind(wire, make_door, DEFAULT_DAILY_BUDGET="0")
+    answered = door.chat()
+    assert (answered.status, answered.reason) == (429, "budget_exhausted")
+    assert wire.operations == ["GetItem"]
+    assert wire.seen[0].key == ("TENANT#default", f"LEDGER#{MONTH}")
+    assert chats_sent(simulator) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(b"{", {}), (None, {"Authorization": "Bearer wrong"}), (None, {"X-Tenant-Id": "a b"})],
+    ids=["malformed", "unauthenticated", "no such name"],
+)
+def test_a_request_that_is_not_a_call_costs_nothing(
+    body: bytes | None, headers: dict[str, str], wire: Wire, door: Door
+) -> None:
+    assert door.chat(body, headers=headers).status in (400, 401)
+    assert wire.operations == []
+
+
+def test_a_look_at_the_usage_is_one_read(wire: Wire, door: Door) -> None:
+    door.usage()
+    assert wire.operations == ["GetItem"]
+
+
+# OpenRouter's catalogue.
+
+
+def asked(simulator: Simulator) -> list[str]:
+    """What the gate asked upstream besides calls, since the last time."""
+    paths = [request.target.removeprefix("/api/v1") for request in simulator.seen if request.method == "GET"]
+    simulator.seen.clear()
+    return paths
+
+
+@pytest.fixture
+def cold(make_door: MakeDoor) -> Door:
+    """A gate that has not asked for any price."""
+    return make_door()
+
+
+def test_the_catalogue_is_asked_at_the_first_call_of_a_model_only(cold: Door, simulator: Simulator) -> None:
+    assert cold.chat().status == 200
+    assert asked(simulator) == ["/models", "/models/sim/ok/endpoints"]
+    assert [cold.chat(stream=stream).status for stream in (False, True, False)] == [200] * 3
+    assert asked(simulator) == []
+    assert cold.chat(model="sim/cent").status == 200
+    assert asked(simulator) == ["/models/sim/cent/endpoints"]
+    assert cold.chat().status == 200
+    assert asked(simulator) == []
+
+
+def test_a_refused_call_asks_the_catalogue_no_more_than_an_admitted_one(
+    make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(DEFAULT_DAILY_BUDGET="0")
+    assert [door.chat().status for _ in range(3)] == [429] * 3
+    assert asked(simulator) == ["/models", "/models/sim/ok/endpoints"]
+
+
+def test_prices_are_asked_again_when_their_time_is_over_and_not_before(cold: Door, simulator: Simulator) -> None:
+    moment = 0.0
+    catalogue = Catalogue(cold.gate.upstream, 300, lambda: moment)
+    door = Door(replace(cold.gate, catalogue=catalogue))
+    door.chat()
+    assert asked(simulator) == ["/models", "/models/sim/ok/endpoints"]
+    moment = 299.9
+    door.chat()
+    assert asked(simulator) == []
+    moment = 300.0
+    door.chat()
+    assert asked(simulator) == ["/models", "/models/sim/ok/endpoints"]
+
+
+def test_a_name_that_is_not_in_the_catalogue_costs_no_request_once_the_catalogue_is_known(
+    cold: Door, simulator: Simulator
+) -> None:
+    cold.chat()
+    asked(simulator)
+    assert [cold.chat(model=f"no/such-{number}").status for number in range(3)] == [422] * 3
+    assert asked(simulator) == []

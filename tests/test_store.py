@@ -1,0 +1,362 @@
+"""store.py does to DynamoDB what ledger.py does to values, loses nothing in translation, and hides no failure."""
+
+import random
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from botocore.config import Config
+
+from farebox import ledger as oracle
+from farebox.ledger import Hold, Ledger, Limits, No
+from farebox.store import Refused, Store, StoreError
+from farebox.tenants import Tenant
+from local.child import connect
+from local.simulator import Simulator
+from tests.conftest import Door, MakeDoor, connected, new_table
+from tests.test_exactly_once import Fault, Wire, always, chats_sent, name_of, no_faults
+
+MONTH = "2026-11"
+AMPLE = Limits(10**17, 10**17, 0)
+HOLD = Hold("5a1e", 7_000, 23, 1_795_435_200, 1_795_436_160, "sim/ok")
+ONE_TRY = Config(retries={"total_max_attempts": 1})
+
+
+# The oracle.
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Make this hold under these limits."""
+
+    hold: Hold
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End this hold at this cost, whether or not there is one."""
+
+    hold: Hold
+    cost_nanousd: int
+
+
+def steps(chance: random.Random, length: int) -> Iterator[tuple[Reserve | Settle, Ledger]]:
+    """A month of few holds that repeat each other, under limits around what they need; and the ledger before each."""
+    unit = chance.choice([1, 10**15 + 1])
+    holds = [
+        Hold(f"{n:x}", unit * chance.randint(0, 5), chance.choice([1, 9, 23, 31]), n, n + 960, f"sim/{n}")
+        for n in range(6)
+    ]
+    ledger, version = Ledger(), 0
+    for _ in range(length):
+        hold = chance.choice(holds)
+        step: Reserve | Settle
+        if chance.random() < 0.6:
+            version = max(0, version + chance.choice([0, 0, 0, 0, 1, -1]))
+            day = limit(chance, ledger.committed_on(hold.day), hold)
+            step = Reserve(hold, Limits(day, limit(chance, ledger.committed_nanousd, hold), version))
+            if hold.id in ledger.holds and not is_possible(step):
+                continue  # the one known difference, which has a test of its own below
+        else:
+            cost = hold.amount_nanousd * chance.choice([0, 1, 1, 1, 3]) + chance.choice([0, -1, 1])
+            step = Settle(hold, max(0, cost))
+        yield step, ledger
+        ledger = after(ledger, step)
+
+
+def limit(chance: random.Random, committed: int, hold: Hold) -> int:
+    """Mostly what is just enough for a hold, or just not; sometimes nothing, or all the money there is."""
+    exact = committed + hold.amount_nanousd
+    return max(0, chance.choice([0, exact, exact, exact - 1, exact + 1, 10**17, 10**17]))
+
+
+def after(ledger: Ledger, step: Reserve | Settle) -> Ledger:
+    if isinstance(step, Settle):
+        return oracle.settle(ledger, step.hold, step.cost_nanousd)
+    said = oracle.reserve(ledger, step.hold, step.limits)
+    return said if isinstance(said, Ledger) else ledger
+
+
+def expected(ledger: Ledger, step: Reserve | Settle) -> Ledger | Refused:
+    """What the store must answer."""
+    if isinstance(step, Settle):
+        return after(ledger, step)
+    said = oracle.reserve(ledger, step.hold, step.limits)
+    return Refused(said, ledger) if isinstance(said, No) else said
+
+
+def answer(store: Store, tenant: str, step: Reserve | Settle) -> Ledger | Refused:
+    if isinstance(step, Settle):
+        return store.settle(tenant, MONTH, step.hold, step.cost_nanousd)
+    return store.reserve(tenant, MONTH, step.hold, step.limits)
+
+
+def test_the_store_answers_and_books_as_the_ledger_says_after_every_step(store: Store) -> None:
+    seed = secrets.randbelow(2**32)
+    chance = random.Random(seed)  # noqa: S311 - amounts, not secrets
+    for month in range(8):
+        tenant = f"tenant-{month}"
+        for step, before in steps(chance, length=40):
+            assert answer(store, tenant, step) == expected(before, step), f"seed {seed}: {step} on {before}"
+            assert store.ledger(tenant, MONTH) == after(before, step), f"seed {seed}: {step} on {before}"
+
+
+def is_possible(step: Reserve) -> bool:
+    """Whether the hold fits into empty windows."""
+    return step.hold.amount_nanousd <= min(step.limits.day_nanousd, step.limits.month_nanousd)
+
+
+def test_repeating_a_hold_changes_nothing_also_under_limits_that_it_does_not_fit_into_any_more(store: Store) -> None:
+    held = store.reserve("acme", MONTH, HOLD, AMPLE)
+    lowered = Limits(1, 1, 0)
+    assert isinstance(held, Ledger)
+    assert oracle.reserve(held, HOLD, lowered) == held
+    assert store.reserve("acme", MONTH, HOLD, lowered) == held
+
+
+def test_a_hold_that_can_never_fit_writes_nothing(store: Store) -> None:
+    for limits in (Limits(6_999, 10**9, 0), Limits(10**9, 6_999, 0), Limits(0, 0, 0)):
+        assert store.reserve("acme", MONTH, HOLD, limits) == Refused(No.NO_ROOM, Ledger())
+    assert store.ledger("acme", MONTH) == Ledger()
+
+
+@pytest.mark.parametrize("limits", [Limits(7_000, 9_000, 0), Limits(9_000, 7_000, 0)], ids=["day", "month"])
+def test_a_window_is_filled_to_the_last_nanodollar_and_then_takes_only_free_calls(limits: Limits, store: Store) -> None:
+    def hold(name: str, amount: int) -> Ledger | Refused:
+        return store.reserve("acme", MONTH, replace(HOLD, id=name, amount_nanousd=amount), limits)
+
+    assert isinstance(hold("most", 6_999), Ledger)
+    full = hold("last", 1)
+    assert isinstance(full, Ledger)
+    assert full.committed_nanousd == full.committed_on(23) == 7_000
+    assert hold("more", 1) == Refused(No.NO_ROOM, full)
+    free = hold("free", 0)
+    assert isinstance(free, Ledger)
+    assert free.committed_nanousd == 7_000
+
+
+def test_tenants_and_months_have_ledgers_of_their_own(store: Store) -> None:
+    for tenant, month in (("acme", MONTH), ("acme", "2026-12"), ("acme.2", MONTH)):
+        assert store.reserve(tenant, month, HOLD, AMPLE) == Ledger(7_000, {23: 7_000}, {HOLD.id: HOLD}, 0)
+    store.settle("acme", MONTH, HOLD, 1)
+    assert store.ledger("acme", MONTH).held_nanousd == 0
+    assert store.ledger("acme", "2026-12").held_nanousd == store.ledger("acme.2", MONTH).held_nanousd == 7_000
+
+
+def test_settling_where_nothing_was_ever_held_makes_no_ledger(store: Store) -> None:
+    assert store.settle("acme", MONTH, HOLD, 1) == Ledger()
+    assert store.ledger("acme", MONTH) == Ledger()
+
+
+# Conversions.
+
+
+@pytest.mark.parametrize("amount", [1, 2**53 + 1, 10**16 - 1, 10**16])
+def test_amounts_up_to_ten_million_dollars_are_exact(amount: int, store: Store) -> None:
+    holds = [replace(HOLD, id=f"{number}", amount_nanousd=amount) for number in range(3)]
+    for hold in holds:
+        store.reserve("acme", MONTH, hold, AMPLE)
+    ledger = store.ledger("acme", MONTH)
+    assert ledger.held_nanousd == ledger.committed_nanousd == ledger.committed_on(23) == 3 * amount
+    for hold in holds:
+        store.settle("acme", MONTH, hold, amount - 1)
+    assert store.ledger("acme", MONTH).spent_nanousd == 3 * amount - 3
+
+
+def test_a_hold_comes_back_as_it_was_made_on_every_day_of_a_month(store: Store) -> None:
+    made = {
+        hold.id: hold
+        for day in range(1, 32)
+        for hold in [Hold(f"0198ab{day:02x}", 10**16 - day, day, 1_795_435_200 + day, 1_795_436_160, f"sim/{day}é#:x")]
+    }
+    for hold in made.values():
+        assert isinstance(store.reserve("acme", MONTH, hold, replace(AMPLE, month_nanousd=10**18)), Ledger)
+    ledger = store.ledger("acme", MONTH)
+    assert ledger.holds == made
+    assert ledger.committed_by_day == {hold.day: hold.amount_nanousd for hold in made.values()}
+
+
+def test_a_month_without_calls_is_an_empty_ledger(store: Store) -> None:
+    assert store.ledger("nobody", MONTH) == Ledger(0, {}, {}, None)
+
+
+SPAN: Mapping[str, Any] = {"tenant": "acme", "cost_nanousd": 10**16, "streamed": True, "model": "sim/ok", "note": "é"}
+
+
+def test_a_span_comes_back_as_it_was_written(store: Store) -> None:
+    store.put_span("SPANS#2026-11-23T12#0", "a", SPAN)
+    assert list(store.spans("SPANS#2026-11-23T12#0")) == [{"pk": "SPANS#2026-11-23T12#0", "sk": "a", **SPAN}]
+
+
+def test_a_span_is_written_once_and_a_second_one_changes_nothing(store: Store) -> None:
+    store.put_span("SPANS#1", "a", {"cost_nanousd": 1})
+    store.put_span("SPANS#1", "a", {"cost_nanousd": 2, "more": "x"})
+    assert list(store.spans("SPANS#1")) == [{"pk": "SPANS#1", "sk": "a", "cost_nanousd": 1}]
+
+
+def test_all_spans_of_a_shard_are_read_in_order_over_many_pages(store_url: str) -> None:
+    client = connect(store_url)
+    pages: list[str] = []
+    client.meta.events.register("before-parameter-build.dynamodb.Query", lambda params, **_: params.update(Limit=3))
+    client.meta.events.register("before-send.dynamodb.Query", lambda **_: pages.append("page"))
+    store = Store(client, new_table(store_url))
+    for name in "gcaefbd":
+        store.put_span("SPANS#1", name, {"cost_nanousd": 1})
+    store.put_span("SPANS#2", "of another shard", {})
+    assert "".join(str(span["sk"]) for span in store.spans("SPANS#1")) == "abcdefg"
+    assert len(pages) == 3
+
+
+def test_spans_of_more_than_a_megabyte_are_all_read(store: Store) -> None:
+    for number in range(5):  # of 300 KB; a page has 1 MB
+        store.put_span("SPANS#1", f"{number}", {"text": "x" * 300_000})
+    assert [str(span["sk"]) for span in store.spans("SPANS#1")] == ["0", "1", "2", "3", "4"]
+
+
+def test_an_hour_without_calls_has_no_spans(store: Store) -> None:
+    assert list(store.spans("SPANS#1")) == []
+
+
+TENANT = Tenant("acme", Limits(10**16, 10**17 + 1, 3), "Europe/Berlin")
+
+
+def test_a_tenant_is_read_as_it_was_seeded(store: Store) -> None:
+    assert store.tenant("acme") is None
+    assert store.seed_tenant(TENANT) is True
+    assert store.tenant("acme") == TENANT
+
+
+def test_seeding_a_tenant_that_is_there_changes_nothing(store: Store) -> None:
+    store.seed_tenant(TENANT)
+    assert store.seed_tenant(Tenant("acme", Limits(0, 0, 9), "UTC")) is False
+    assert store.tenant("acme") == TENANT
+
+
+def test_a_tenant_that_has_only_called_has_no_configuration(store: Store) -> None:
+    store.reserve("acme", MONTH, HOLD, AMPLE)
+    assert store.tenant("acme") is None
+    assert store.seed_tenant(TENANT) is True
+    assert store.ledger("acme", MONTH).held_nanousd == HOLD.amount_nanousd
+
+
+# Failures of the store.
+
+CALLS: Mapping[str, Callable[[Store], object]] = {
+    "reserve": lambda store: store.reserve("acme", MONTH, HOLD, AMPLE),
+    "reserve what never fits": lambda store: store.reserve("acme", MONTH, HOLD, Limits(0, 0, 0)),
+    "settle": lambda store: store.settle("acme", MONTH, HOLD, 1),
+    "ledger": lambda store: store.ledger("acme", MONTH),
+    "put_span": lambda store: store.put_span("SPANS#1", "a", SPAN),
+    "spans": lambda store: list(store.spans("SPANS#1")),
+    "tenant": lambda store: store.tenant("acme"),
+    "seed_tenant": lambda store: store.seed_tenant(TENANT),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@pytest.fixture
+def wire(embedded_url: str) -> Iterator[Wire]:
+    """To the embedded store."""
+    with Wire(embedded_url) as wire:
+        yield wire
+
+
+@each_call
+def test_a_store_that_cannot_be_reached_is_an_error(call: Callable[[Store], object]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        store = Store(connect(f"http://127.0.0.1:{nobody.getsockname()[1]}", ONE_TRY), "farebox")
+        with pytest.raises(StoreError, match="DynamoDB did not answer: EndpointConnectionError"):
+            call(store)
+
+
+@each_call
+def test_a_table_that_is_missing_is_an_error(call: Callable[[Store], object], store_url: str) -> None:
+    with pytest.raises(StoreError, match="DynamoDB answered ResourceNotFoundException"):
+        call(Store(connected(store_url), "no-such-table"))
+
+
+SENTENCES = {
+    Fault.THROTTLED: "DynamoDB answered ProvisionedThroughputExceededException",
+    Fault.FAILED: "DynamoDB answered InternalServerError",
+    Fault.DROPPED: "DynamoDB did not answer: ConnectionClosedError",
+    Fault.LOST: "DynamoDB did not answer: ConnectionClosedError",
+}
+
+
+@each_call
+@pytest.mark.parametrize("fault", SENTENCES, ids=name_of)
+def test_a_store_that_does_not_do_its_work_is_an_error(
+    fault: Fault, call: Callable[[Store], object], wire: Wire, embedded_url: str
+) -> None:
+    store = Store(connect(wire.url, ONE_TRY), new_table(embedded_url))
+    wire.plan = lambda _: fault
+    with pytest.raises(StoreError, match=SENTENCES[fault]):
+        call(store)
+    assert len(wire.seen) == 1
+
+
+def test_a_store_that_is_silent_is_an_error_when_the_time_is_over(wire: Wire) -> None:
+    impatient = ONE_TRY.merge(Config(read_timeout=0.1))
+    wire.plan = lambda _: Fault.SILENT
+    with pytest.raises(StoreError, match="DynamoDB did not answer: ReadTimeoutError"):
+        Store(connect(wire.url, impatient), "farebox").settle("acme", MONTH, HOLD, 1)
+
+
+@pytest.mark.parametrize("name", ["reserve", "settle", "spans"])
+def test_a_200_that_does_not_come_from_the_store_is_an_error(name: str, wire: Wire, embedded_url: str) -> None:
+    store = Store(connect(wire.url, ONE_TRY), new_table(embedded_url))
+    wire.plan = lambda _: Fault.JUNK
+    with pytest.raises(StoreError):
+        CALLS[name](store)
+
+
+def refused_for_the_store(door: Door, simulator: Simulator) -> None:
+    answered = door.chat()
+    assert chats_sent(simulator) == 0
+    assert (answered.status, answered.reason) == (503, "store_unavailable")
+    assert int(answered.headers["Retry-After"]) > 0
+    assert "nothing was spent" in answered.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"), [("GetItem", Fault.DROPPED), ("reserve", Fault.THROTTLED)], ids=["lost reads", "throttled"]
+)
+def test_a_call_is_refused_after_three_tries_and_nothing_is_sent_while_the_store_fails(
+    step: str, fault: Fault, wire: Wire, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(store_url=wire.url)
+    wire.plan = always(step, fault)
+    refused_for_the_store(door, simulator)
+    assert wire.steps.count(step) == 3
+    wire.plan = no_faults
+    assert door.chat().status == 200
+
+
+def test_a_call_is_refused_and_nothing_is_sent_when_the_store_is_gone(
+    wire: Wire, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(store_url=wire.url)
+    wire.hang_up()
+    refused_for_the_store(door, simulator)
+
+
+def test_a_call_is_refused_and_nothing_is_sent_without_a_table(make_door: MakeDoor, simulator: Simulator) -> None:
+    refused_for_the_store(make_door(FAREBOX_TABLE="no-such-table"), simulator)
+
+
+def test_a_call_is_refused_and_nothing_is_sent_when_something_else_answers_in_place_of_the_store(
+    wire: Wire, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(store_url=wire.url)
+    wire.plan = lambda _: Fault.JUNK
+    refused_for_the_store(door, simulator)
+
+
+def test_usage_is_refused_too_while_the_store_fails(make_door: MakeDoor) -> None:
+    answered = make_door(FAREBOX_TABLE="no-such-table").call("GET", "/api/usage/acme")
+    assert (answered.status, answered.reason) == (503, "store_unavailable")
