@@ -152,7 +152,10 @@ WRONG = {
         "TENANT_BUDGETS[acme][daily]: must be US dollars from 0 to 10,000,000, not -5",
     ),
     "a misspelled budget": ({"TENANT_BUDGETS": '{"acme": {"dayly": 5}}'}, "TENANT_BUDGETS[acme][dayly]"),
-    "a name that no tenant can have": ({"TENANT_BUDGETS": '{"a b": {"daily": 5}}'}, 'TENANT_BUDGETS: the tenant "a b" must be'),
+    "a name that no tenant can have": (
+        {"TENANT_BUDGETS": '{"a b": {"daily": 5}}'},
+        'TENANT_BUDGETS: the tenant "a b" must be',
+    ),
     "a negative default": ({"DEFAULT_DAILY_BUDGET": "-1"}, "DEFAULT_DAILY_BUDGET: must be US dollars"),
     "a default that is no number": ({"DEFAULT_MONTHLY_BUDGET": "lots"}, "DEFAULT_MONTHLY_BUDGET: must be US dollars"),
     "a budget of NaN": ({"DEFAULT_DAILY_BUDGET": "NaN"}, "DEFAULT_DAILY_BUDGET: must be US dollars"),

@@ -118,8 +118,8 @@ class _Nested:
         found = dict(pairs)
         if len(found) < len(pairs):
             raise Malformed(f"the key {shown(_repeated(name for name, _ in pairs))} appears twice in one object")
-        # "5m" is the short one; 1h and 12h writes cost more, and so may what comes next.
-        self.has_long_ttl = self.has_long_ttl or ("ttl" in found and found["ttl"] != "5m")
+        # 1h and 12h writes cost more than these, and so may what comes next.
+        self.has_long_ttl = self.has_long_ttl or ("ttl" in found and found["ttl"] not in ("5m", "30m"))
         return found
 
 

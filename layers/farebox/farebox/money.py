@@ -23,7 +23,7 @@ _JSON_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,4})?"
 
 
 def number(text: str) -> Decimal:
-    """A JSON number with a fraction or an exponent. Raises ValueError for one that no double can hold: 1e999999999."""
+    """A JSON number with a fraction or an exponent. Raises ValueError for what no amount can be: 1e999999999."""
     try:
         exact = Decimal(text)
     except InvalidOperation:
@@ -121,5 +121,5 @@ def usd_text(nanousd: int) -> str:
 
 
 def usd_number(nanousd: int) -> float:
-    """A JSON number for people and dashboards; exact to the nano-dollar below 9 million USD, never calculated with."""
+    """A JSON number for people and dashboards; exact to the nano-dollar below 8 million USD, never calculated with."""
     return nanousd / NANOUSD_PER_USD

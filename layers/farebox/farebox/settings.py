@@ -22,7 +22,7 @@ class SettingsError(Exception):
 
 
 def _budget(value: object) -> Decimal:
-    usd = decimal_of(value)
+    usd = decimal_of(value.strip() if isinstance(value, str) else value)
     if usd is None or not 0 <= usd <= MAX_USD:
         raise ValueError(f"must be US dollars from 0 to {MAX_USD:,}, not {value!r}")
     return usd

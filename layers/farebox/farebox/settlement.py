@@ -70,9 +70,14 @@ def settlement_of_status(status: int, body: bytes) -> Settlement:
     error = said.get("error")
     if status in _TIMEOUTS or (status >= 500 and not isinstance(error, Mapping)):
         return Settlement(Outcome.LOST, receipt, f"status_{status}")
-    message = str(error.get("message")) if isinstance(error, Mapping) else ""
-    is_price_cap = status == 404 and "max price" in message.lower()
+    is_price_cap = status == 404 and _names_max_price(error)
     return Settlement(Outcome.DECLINED, receipt, PRICE_CAP if is_price_cap else f"status_{status}")
+
+
+def _names_max_price(error: object) -> bool:
+    """Whether an error says that no endpoint is below the price cap; its form has changed over time."""
+    said = str(error).lower()
+    return "max price" in said or "max_price" in said
 
 
 def _is_timeout(error: Mapping[str, Any]) -> bool:
