@@ -7,10 +7,10 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashe
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check build race lock clean
+.PHONY: help dev test check build bench-cold race lock clean
 
 help:  ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: $(VENV)/.local  ## run the gateway on 127.0.0.1:8787 (PORT moves it) with an embedded store and a simulated OpenRouter
 	@exec $(BIN)/python -m local.dev
@@ -26,6 +26,9 @@ check: $(VENV)/.dev  ## lint, format and type checks
 
 race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a budget of 1.00 USD
 	@$(BIN)/python -m tests.race
+
+bench-cold: $(VENV)/.dev  ## the proxy's cold start beside a bare script's: at most 1.3 times its CPU time, or it fails
+	@$(BIN)/python -m local.bench_cold
 
 build: $(VENV)/.dev  ## build the layers for Lambda into build/
 	@$(BIN)/python -m local.build

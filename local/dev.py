@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from farebox import store
+from farebox.aws import dynamodb_client
 from farebox.money import usd_text
 from farebox.settings import Settings, SettingsError, settings_from
 from local import gateway
@@ -56,7 +57,7 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
         environment.pop("AWS_PROFILE", None)
         environment.update(dict.fromkeys(("NO_PROXY", "no_proxy"), _no_proxy(environment)))
         environment.update(LOCAL_AWS, AWS_ENDPOINT_URL_DYNAMODB=store_url or parts.enter_context(embedded_store()))
-        dynamodb = store.client()
+        dynamodb = dynamodb_client()
         store.create_table(dynamodb, settings.farebox_table)
         for name in {"default", *settings.tenant_budgets}:
             store.Store(dynamodb, settings.farebox_table).seed_tenant(settings.tenant(name))

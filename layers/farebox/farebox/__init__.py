@@ -16,9 +16,10 @@ Reading order, which is also the import order (each module imports only from tho
     settings    environment variables, checked
     rest        API Gateway events to requests, responses to API Gateway answers
 
+    aws         clients, and DynamoDB's way of writing values
     store       DynamoDB: the ledger's two updates, spans, tenants
-    upstream    OpenRouter over httpx
     vault       keys from Secrets Manager
+    upstream    OpenRouter over httpx
     telemetry   one log line a call
     catalogue   prices asked from upstream and kept for a while
     directory   tenants asked from the store and kept for a while

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 import httpx
 from aws_lambda_powertools import Logger
 
-from . import store
 from .admission import Desk
+from .aws import dynamodb_client
 from .catalogue import Catalogue
 from .directory import Directory
 from .proxy import Gate
 from .settings import settings_from
+from .store import Store
 from .telemetry import Telemetry
 from .upstream import Upstream
 from .vault import with_secrets
@@ -28,7 +29,7 @@ def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | N
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
     client = httpx.Client(transport=transport, limits=limits, follow_redirects=False)
     upstream = Upstream(settings.openrouter_base_url, settings.openrouter_api_key, client, time.monotonic)
-    table = store.Store(store.client(), settings.farebox_table)
+    table = Store(dynamodb_client(), settings.farebox_table)
     return Gate(
         settings=settings,
         store=table,

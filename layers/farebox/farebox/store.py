@@ -15,28 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import Item, from_dynamodb, to_dynamodb
 from .errors import StoreUnavailable
 from .ledger import Hold, Ledger, Limits, No
 from .tenants import Tenant
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-
-Item = Mapping[str, Any]
-
-_CONFIG = Config(
-    connect_timeout=1,
-    read_timeout=3,
-    max_pool_connections=256,
-    retries={"mode": "standard", "total_max_attempts": 3},
-)
-_TO_PYTHON = TypeDeserializer()
-_TO_DYNAMODB = TypeSerializer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +75,13 @@ class Store:
                     UpdateExpression="SET #hold = :hold, #version = :version ADD #month :amount, #day :amount",
                     ConditionExpression=" AND ".join(conditions),
                     ExpressionAttributeNames=names,
-                    ExpressionAttributeValues=_dynamodb(values),
+                    ExpressionAttributeValues=to_dynamodb(values),
                     ReturnValues="ALL_NEW",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
         except _ConditionFailed as e:
             return _unchanged(ledger_of(e.item), hold, limits)
-        return ledger_of(_python(_attributes(answer)))
+        return ledger_of(from_dynamodb(_attributes(answer)))
 
     def settle(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger:
         """End a hold at its cost, in one update; the ledger after it. A hold that has ended already is left alone."""
@@ -107,13 +94,13 @@ class Store:
                     UpdateExpression="REMOVE #hold ADD #month :change, #day :change",
                     ConditionExpression="attribute_exists(#hold)",
                     ExpressionAttributeNames={"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m"},
-                    ExpressionAttributeValues=_dynamodb({":change": change}),
+                    ExpressionAttributeValues=to_dynamodb({":change": change}),
                     ReturnValues="ALL_NEW",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
         except _ConditionFailed as e:
             return ledger_of(e.item)
-        return ledger_of(_python(_attributes(answer)))
+        return ledger_of(from_dynamodb(_attributes(answer)))
 
     def ledger(self, tenant: str, month: str) -> Ledger:
         """A tenant's month; an empty one when nothing was called yet."""
@@ -127,7 +114,7 @@ class Store:
             with _answered():
                 self._client.put_item(
                     TableName=self._table,
-                    Item=_dynamodb({"pk": pk, "sk": sk, **span}),
+                    Item=to_dynamodb({"pk": pk, "sk": sk, **span}),
                     ConditionExpression="attribute_not_exists(pk)",
                 )
         except _ConditionFailed:
@@ -138,14 +125,14 @@ class Store:
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues=_dynamodb({":pk": pk}),
+            ExpressionAttributeValues=to_dynamodb({":pk": pk}),
             ConsistentRead=True,
         )
         with _answered():
             for page in pages:
                 if "Items" not in page:
                     raise StoreError("a query was answered without items")
-                yield from (_python(item) for item in page["Items"])
+                yield from (from_dynamodb(item) for item in page["Items"])
 
     # Tenants.
 
@@ -170,7 +157,7 @@ class Store:
         try:
             with _answered():
                 self._client.put_item(
-                    TableName=self._table, Item=_dynamodb(item), ConditionExpression="attribute_not_exists(pk)"
+                    TableName=self._table, Item=to_dynamodb(item), ConditionExpression="attribute_not_exists(pk)"
                 )
         except _ConditionFailed:
             return False
@@ -178,13 +165,9 @@ class Store:
 
     def _get(self, key: Mapping[str, Any]) -> Item:
         with _answered():
-            return _python(self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {}))
-
-
-def client() -> "DynamoDBClient":
-    """A DynamoDB client with bounded waits, from the environment (AWS_ENDPOINT_URL_DYNAMODB moves it)."""
-    dynamodb: DynamoDBClient = boto3.client("dynamodb", config=_CONFIG)
-    return dynamodb
+            return from_dynamodb(
+                self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
+            )
 
 
 def create_table(dynamodb: "DynamoDBClient", table: str) -> None:
@@ -256,14 +239,6 @@ def _day(day: int) -> str:
     return f"d{day:02}"
 
 
-def _dynamodb(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _TO_DYNAMODB.serialize(value) for name, value in values.items()}
-
-
-def _python(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _TO_PYTHON.deserialize(value) for name, value in item.items()}
-
-
 def _attributes(answer: Mapping[str, Any]) -> Item:
     """An update says what it left behind; an answer that does not is not DynamoDB's."""
     if not answer.get("Attributes"):
@@ -286,7 +261,7 @@ def _answered() -> Iterator[None]:
     except ClientError as e:
         if e.response["Error"]["Code"] == "ConditionalCheckFailedException":
             old: Any = e.response.get("Item", {})
-            raise _ConditionFailed(_python(old)) from None
+            raise _ConditionFailed(from_dynamodb(old)) from None
         raise StoreError(f"DynamoDB answered {e.response['Error']['Code']}") from e
     except BotoCoreError as e:
         raise StoreError(f"DynamoDB did not answer: {type(e).__name__}") from e

@@ -5,14 +5,12 @@ Read once, at cold start. `make dev` and tests give the settings themselves.
 
 from collections.abc import Mapping
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .aws import secrets_client
 from .settings import SettingsError
 
 NAMES = ("OPENROUTER_API_KEY", "FAREBOX_GATEWAY_KEY", "FAREBOX_ADMIN_KEY")
-_CONFIG = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
 
 
 def with_secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -20,7 +18,7 @@ def with_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     named = {name: secret for name in NAMES if (secret := environment.get(f"{name}_SECRET"))}
     if not named:
         return dict(environment)
-    client = boto3.client("secretsmanager", config=_CONFIG)
+    client = secrets_client()
     found = {}
     for name, secret in named.items():
         try:
