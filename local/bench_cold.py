@@ -1,6 +1,6 @@
 """`make bench-cold`: what the proxy's first answer waits for, beside a floor to compare with.
 
-Both are whole processes, in turn, so that a slow moment of the machine meets both, with the pinned packages of the layer
+Both are whole processes, in turn, so that a slow moment of the machine meets both, with the packages of the layer
 and no others. The floor imports boto3, makes a DynamoDB client, and imports httpx and pydantic; the proxy imports its
 handler, which makes its parts.
 """

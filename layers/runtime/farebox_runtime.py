@@ -14,10 +14,10 @@ import logging
 import runpy
 import sys
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
+from traceback import format_tb
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ HTTP_RESPONSE = "application/vnd.awslambda.http-integration-response"
 ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
 ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
 CLOSE_S = 5  # kept back from the function's time, so that an answer that nobody takes is still closed
-log = logging.getLogger("farebox_runtime")
+log = logging.getLogger("-")  # Powertools silences each logger whose name has the service's in it
 
 
 class ConnectionLostError(Exception):
@@ -59,18 +59,16 @@ def crash_response(request_id: str) -> Any:
 
 
 def report(error: BaseException) -> dict[str, Any]:
-    stack = traceback.format_tb(error.__traceback__)
-    return {"errorMessage": str(error), "errorType": type(error).__name__, "stackTrace": stack}
+    return {"errorMessage": str(error), "errorType": type(error).__name__, "stackTrace": format_tb(error.__traceback__)}
 
 
 class Stream:
     """One answer on its way to Lambda. It starts with the first chunk: an error before that can have its own status."""
 
-    def __init__(self, address: str, invocation: Any, response: Any) -> None:
-        self._connection = HTTPConnection(address)
-        self._invocation, self._response = invocation, response
-        self._last_moment = int(invocation.deadline_time_in_ms) / 1000 - CLOSE_S
-        self.started = False
+    def __init__(self, client: "StreamingClient", response: Any) -> None:
+        self._client, self._response = client, response
+        self.http = HTTPConnection(client.lambda_runtime_address)
+        self._last_moment = int(client.invocation.deadline_time_in_ms) / 1000 - CLOSE_S
 
     @connection_errors()
     def send(self, chunk: bytes) -> None:
@@ -83,34 +81,33 @@ class Stream:
             said = base64.b64encode(json.dumps(report(error)).encode()).decode()
             end += f"{ERROR_TYPE}: {type(error).__name__}\r\n{ERROR_BODY}: {said}\r\n"
         self._write(f"{end}\r\n".encode())
-        if (status := self._connection.getresponse().status) != 202:
+        if (status := self.http.getresponse().status) != 202:
             raise ConnectionLostError(f"Lambda refused the answer with status {status}")
 
     def close(self) -> None:
-        self._connection.close()
+        self.http.close()
         if close := getattr(self._response, "close", None) or getattr(self._response.body, "close", None):
             close()
 
     def _write(self, data: bytes) -> None:
-        if not self.started:
+        if not self.http.sock:
             self._start()
-        self._connection.sock.settimeout(max(self._last_moment - time.time(), 0.1))
-        self._connection.send(data)
+        self.http.sock.settimeout(max(self._last_moment - time.time(), 0.1))
+        self.http.send(data)
 
     def _start(self) -> None:
         opening = {"statusCode": self._response.status, "headers": dict(self._response.headers)}
         if multiple := getattr(self._response, "multi_value_headers", None):
             opening["multiValueHeaders"] = {name: list(values) for name, values in multiple.items()}
         prelude = json.dumps(opening).encode() + bytes(8)
-        self.started = True
-        self._connection.putrequest("POST", f"/2018-06-01/runtime/invocation/{self._invocation.invoke_id}/response")
-        self._connection.putheader("Content-Type", HTTP_RESPONSE)
-        self._connection.putheader("Lambda-Runtime-Function-Response-Mode", "streaming")
-        self._connection.putheader("Transfer-Encoding", "chunked")
-        self._connection.putheader("Trailer", f"{ERROR_TYPE}, {ERROR_BODY}")
-        if attempt := getattr(self._invocation, "invocation_id", None):  # unknown to awslambdaric before 4.2
-            self._connection.putheader("Lambda-Runtime-Invocation-Id", attempt)
-        self._connection.endheaders(b"%x\r\n%b\r\n" % (len(prelude), prelude))
+        self.http.putrequest("POST", f"/2018-06-01/runtime/invocation/{self._client.invocation.invoke_id}/response")
+        self.http.putheader("Content-Type", HTTP_RESPONSE)
+        self.http.putheader("Lambda-Runtime-Function-Response-Mode", "streaming")
+        self.http.putheader("Transfer-Encoding", "chunked")
+        self.http.putheader("Trailer", f"{ERROR_TYPE}, {ERROR_BODY}")
+        for attempt in self._client.attempt:
+            self.http.putheader("Lambda-Runtime-Invocation-Id", attempt)
+        self.http.endheaders(b"%x\r\n%b\r\n" % (len(prelude), prelude))
 
 
 class StreamingMarshaller(lambda_runtime_client.LambdaMarshaller):  # type: ignore[misc] # no types, as above
@@ -139,6 +136,7 @@ class StreamingClient(lambda_runtime_client.LambdaRuntimeClient):  # type: ignor
 
     def wait_next_invocation(self) -> Any:
         self.invocation = super().wait_next_invocation()
+        self.attempt = tuple(filter(None, [getattr(self.invocation, "invocation_id", None)]))  # new in awslambdaric 4.2
         StreamingClient.unanswered = self
         return self.invocation
 
@@ -159,10 +157,12 @@ class StreamingClient(lambda_runtime_client.LambdaRuntimeClient):  # type: ignor
     def _stream(self, response: Any) -> None:
         """Answers, then closes. No error here ends the loop: the answer is out and the next call waits."""
         try:
-            with closing(Stream(self.lambda_runtime_address, self.invocation, response)) as stream:
+            with closing(Stream(self, response)) as stream:
                 self._answer(stream, response.body)
-        except Exception:
+        except Exception as error:
             log.exception("The answer was cut short, or could not be closed.")
+            with suppress(Exception):  # Lambda may hand an invocation without an end out again; else it refuses this
+                super().post_invocation_error(self.invocation.invoke_id, json.dumps(report(error)), "", *self.attempt)
 
     def _answer(self, stream: Stream, body: Any) -> None:
         try:
@@ -173,7 +173,7 @@ class StreamingClient(lambda_runtime_client.LambdaRuntimeClient):  # type: ignor
             raise
         except BaseException as error:
             log.exception("The answer failed.")
-            if stream.started:
+            if stream.http.sock:  # something is out
                 stream.finish(error)
             else:
                 self._stream(crash_response(self.invocation.invoke_id))
@@ -191,7 +191,7 @@ def main(command: list[str]) -> None:
     except BaseException as error:  # SystemExit passes Lambda's own loop by
         if client := StreamingClient.unanswered:
             log.critical("The handler ended the process.", exc_info=error)
-            client.post_invocation_error(client.invocation.invoke_id, json.dumps(report(error)), "{}")
+            client.post_invocation_error(client.invocation.invoke_id, json.dumps(report(error)), "", *client.attempt)
         raise
 
 
