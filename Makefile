@@ -1,13 +1,14 @@
 # `make` alone lists the targets. Everything is installed into .venv, from hashes in the repository.
 
 PYTHON ?= python3
+ARCHITECTURE ?= arm64
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashes --no-deps
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check build bench-cold race lock clean
+.PHONY: help dev test check build deploy bench-cold race lock clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,8 +17,7 @@ dev: $(VENV)/.local  ## run the gateway on 127.0.0.1:8787 (PORT moves it) with a
 	@exec $(BIN)/python -m local.dev
 
 test: $(VENV)/.dev  ## run all tests; 100 % branch coverage of the modules that decide, or it fails
-	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage report
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 check: $(VENV)/.dev  ## lint, format and type checks
 	@$(BIN)/ruff check
@@ -30,8 +30,11 @@ race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a 
 bench-cold: $(VENV)/.dev  ## the proxy's cold start beside a bare script's: at most 1.3 times its CPU time, or it fails
 	@$(BIN)/python -m local.bench_cold
 
-build: $(VENV)/.dev  ## build the layers for Lambda into build/
-	@$(BIN)/python -m local.build
+build: $(VENV)/.dev  ## `sam build` for Lambda into .aws-sam/build, with sizes (ARCHITECTURE=x86_64 for the other one)
+	@$(BIN)/python -m local.build --architecture $(ARCHITECTURE)
+
+deploy: build  ## build, then `sam deploy`; it asks the first time, until samconfig.toml has your answers
+	@$(BIN)/sam deploy $$(grep -q '^parameter_overrides' samconfig.toml || echo --guided)
 
 lock: $(VENV)/.dev  ## write requirements.lock and its subsets again, with the newest versions
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
@@ -42,7 +45,7 @@ lock: $(VENV)/.dev  ## write requirements.lock and its subsets again, with the n
 		-c requirements.lock pyproject.toml -o layers/dependencies/requirements.txt
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .cache build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .aws-sam .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@echo "[1/2] making $(VENV) with $$($(PYTHON) --version 2>&1)"

@@ -57,7 +57,8 @@ def parts(answer: str) -> tuple[str, list[str], str]:
 def test_the_readme_has_the_commands_that_it_promises() -> None:
     assert len(STARTS) == 2
     assert len(CALLS) == 3
-    assert len(COMMANDS) == len(STARTS) + len(CALLS)
+    others = [command for command, _ in COMMANDS if command not in STARTS + [call for call, _ in CALLS]]
+    assert others == ["sam build\nsam deploy --guided\n"]  # run by test_deploy.py
 
 
 @pytest.mark.parametrize(("command", "shown"), CALLS, ids=["answered", "refused", "usage"])
