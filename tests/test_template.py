@@ -1,6 +1,7 @@
 """Rules about template.yaml, a few lines each: where code must say the same, and what AWS's own lint does not see."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -295,3 +296,10 @@ def test_sam_finds_nothing_wrong_without_a_network(tmp_path: Path) -> None:
     command: list[str | Path] = [SAM, "validate", "--lint"]
     linted = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_the_dashboard_is_json_and_its_metrics_belong_to_what_is_in_the_template() -> None:
+    (dashboard,) = of_type("CloudWatch::Dashboard").values()
+    widgets = json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]
+    watched = {metric[0] for widget in widgets for metric in widget["properties"]["metrics"]}
+    assert watched - {".", "..."} == {"AWS/ApiGateway", "AWS/Lambda", "AWS/DynamoDB"}
