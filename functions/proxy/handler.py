@@ -22,6 +22,8 @@ class Context(Protocol):
 
 def handler(event: dict[str, Any], context: Context) -> Response | dict[str, Any]:
     """Answer an event: as an iterator of bytes where the runtime streams, else in one piece."""
+    if request_id := getattr(context, "aws_request_id", None):
+        gate.telemetry.invocation(request_id)
     left_s = min(context.get_remaining_time_in_millis() / 1000 - SETTLE_S, gate.settings.farebox_call_deadline_s)
     response = answer(gate, event, time.monotonic() + left_s)
     return response if getattr(context, "streams_responses", False) else response.buffered()

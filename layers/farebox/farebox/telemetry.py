@@ -12,6 +12,10 @@ class Telemetry:
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
+    def invocation(self, request_id: str) -> None:
+        """Put Lambda's own id of this invocation into the lines to come, beside API Gateway's id of the request."""
+        self._logger.append_keys(function_request_id=request_id)
+
     def call(self, fields: Mapping[str, Any]) -> None:
         """A call that was admitted and has ended."""
         self._logger.info("call", extra=dict(fields))
