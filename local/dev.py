@@ -16,12 +16,15 @@ from farebox import store
 from farebox.aws import dynamodb_client
 from farebox.money import usd_text
 from farebox.settings import Settings, SettingsError, settings_from
+from farebox.store import StoreError
 from local import gateway
 from local.embedded_store import embedded_store
 from local.simulator import Simulator
 from local.sockets import Handle, Server
 
 DEFAULT_PORT = 8787
+SWEEP_S = 5
+"""Between two looks for the cost of lost calls."""
 GRACE_S = 5.0
 """For calls in flight to settle when the gateway ends."""
 DEFAULTS = {
@@ -64,6 +67,7 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
         # Imported here: the handler makes its parts from the environment when it is imported, as on Lambda.
         from functions.proxy.handler import handler  # noqa: PLC0415
 
+        parts.enter_context(_sweeping())
         server = _server(gateway.serve(handler), port)
         parts.callback(server.close, grace_s=GRACE_S)
         yield server, settings
@@ -74,6 +78,29 @@ def _port(environment: MutableMapping[str, str]) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65_535:
         raise DevError(f"PORT must be a number from 0 to 65535, not {text[:20]!r}")
     return int(text)
+
+
+@contextmanager
+def _sweeping() -> Iterator[None]:
+    """The schedule that runs the rollup on AWS, faster."""
+    from functions.rollup.handler import handler  # noqa: PLC0415 - as above
+
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(SWEEP_S):
+            try:
+                handler({}, gateway.Context())
+            except StoreError as e:
+                print(f"farebox: the sweep failed: {e}", file=sys.stderr)
+
+    thread = threading.Thread(target=run, name="sweep", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(GRACE_S)
 
 
 def _no_proxy(environment: Mapping[str, str]) -> str:

@@ -93,12 +93,14 @@ async def _serve(listener: socket.socket, port: int) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services.scheduler import start_scheduler  # type: ignore[import-untyped]  # noqa: PLC0415
 
     async def requests_only(scope: Any, receive: Any, send: Any) -> None:
         """Without the start-up hook: it tidies the user's Docker, runs scripts, listens on all interfaces (MQTT)."""
         if scope["type"] == "http":
             await app(scope, receive, send)
 
+    start_scheduler()
     config = Config()
     config.loglevel = "ERROR"
     config.keep_alive_timeout = 75

@@ -22,7 +22,7 @@ import pytest
 from farebox import ledger as oracle
 from farebox.ledger import Hold, Ledger, Limits
 from farebox.spans import SHARDS
-from farebox.store import Refused, Store
+from farebox.store import LOST, Refused, Store
 from local.child import connect
 from local.simulator import Simulator
 from local.sockets import Cut, HttpRequest, HttpResponse, Server
@@ -79,9 +79,13 @@ class Seen:
 
     @property
     def step(self) -> str:
+        if self.operation == "UpdateItem" and self.key[0].startswith("SPANS#"):
+            return "resolve_span"
         if self.operation == "UpdateItem":
             return "settle" if "REMOVE" in json.loads(self.body)["UpdateExpression"] else "reserve"
-        return {"PutItem": "put_span"}.get(self.operation, self.operation)
+        if self.operation == "PutItem":
+            return "remind" if self.key[0] == LOST else "put_span"
+        return {"DeleteItem": "forget"}.get(self.operation, self.operation)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -365,7 +369,7 @@ def test_a_settlement_that_arrives_and_is_never_confirmed_is_booked_once(
 ) -> None:
     embedded_wire.plan = always("settle", Fault.LOST)
     assert embedded_door.chat().status == 200
-    assert embedded_wire.steps == [*CLEAN, "settle", "settle"]
+    assert embedded_wire.steps == [*CLEAN, "settle", "settle", "remind"]
     assert month_of(embedded_door) == booked(simulator.billed_nanousd)
 
 

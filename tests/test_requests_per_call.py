@@ -100,9 +100,10 @@ def test_every_further_call_costs_the_same(wire: Wire, door: Door) -> None:
     assert wire.operations == ADMITTED * 10
 
 
-def test_a_call_whose_cost_is_not_known_is_not_settled(wire: Wire, door: Door) -> None:
+def test_a_call_whose_cost_is_not_known_is_a_hold_a_span_and_a_reminder(wire: Wire, door: Door) -> None:
     door.chat(model="sim/cut")
-    assert wire.operations == ["UpdateItem", "PutItem"]
+    assert wire.steps == ["reserve", "put_span", "remind"]
+    assert wire.operations == ["UpdateItem", "PutItem", "PutItem"]
 
 
 def test_a_call_that_could_not_be_sent_is_released_with_the_same_three_requests(wire: Wire, door: Door) -> None:

@@ -16,6 +16,7 @@ from farebox.settlement import (
     Receipt,
     Settlement,
     StreamReader,
+    cost_of_generation,
     object_of,
     receipt_of,
     settlement_of_status,
@@ -76,6 +77,30 @@ def test_the_cost_is_the_one_that_upstream_reports_and_a_bill_of_ones_own_key_co
     usage: str, nanousd: int | None
 ) -> None:
     assert receipt_of(object_of(f'{{"usage": {usage}}}'.encode())).cost_nanousd == nanousd
+
+
+@pytest.mark.parametrize(
+    ("record", "nanousd"),
+    [
+        ('{"total_cost": 0.0077585, "usage": 0.0077585, "is_byok": false, "upstream_inference_cost": 0}', 7_758_500),
+        ('{"total_cost": 0, "is_byok": false, "upstream_inference_cost": null}', 0),
+        ('{"total_cost": 0.0000000001}', 1),
+        ('{"total_cost": 0.1, "is_byok": false, "upstream_inference_cost": 0.1}', 10**8),
+        ('{"total_cost": 0.1, "is_byok": null, "upstream_inference_cost": 0.1}', 10**8),
+        ('{"total_cost": 0.005, "is_byok": true, "upstream_inference_cost": 0.1}', 105_000_000),
+        ('{"total_cost": 0, "is_byok": true, "upstream_inference_cost": 0}', 0),
+        ('{"total_cost": 0, "is_byok": true, "upstream_inference_cost": null}', None),
+        ('{"total_cost": 0, "is_byok": true}', None),
+        ('{"is_byok": true, "upstream_inference_cost": 0.1}', None),
+        ('{"total_cost": null, "usage": 0.1}', None),
+        ('{"total_cost": -0.1}', None),
+        ('{"total_cost": "0.1"}', None),
+        ('{"total_cost": true}', None),
+        ("{}", None),
+    ],
+)
+def test_a_record_of_a_generation_is_read_by_the_same_rule(record: str, nanousd: int | None) -> None:
+    assert cost_of_generation(object_of(record.encode())) == nanousd
 
 
 def test_a_receipt_has_what_a_span_needs() -> None:

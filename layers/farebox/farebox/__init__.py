@@ -12,6 +12,7 @@ Reading order, which is also the import order (each module imports only from tho
     ledger      one tenant's month: reserve and settle as pure functions, spent and held derived
     tenants     names, limits, and the windows of a moment in a tenant's time zone
     sse         server-sent events out of bytes
+    reminders   of lost calls
     settlement  what an answer from upstream means for the money
     settings    environment variables, checked
     rest        API Gateway events to requests, responses to API Gateway answers
@@ -30,7 +31,10 @@ Reading order, which is also the import order (each module imports only from tho
     proxy       the seven steps of a call
     usage       what a tenant has spent, holds and has left
     routes      which path goes where, and every refusal to its response
-    gate        wires the parts
+    parts       that the gate and the rollup both have
+    gate        wires the proxy's parts
+    sweep       calls whose cost was not known when they ended
+    rollup      what runs on a schedule, wired
 
 The first group decides and does no I/O, the second translates and never decides, the third puts them in order.
 """

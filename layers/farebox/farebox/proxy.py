@@ -8,7 +8,8 @@ lost (settlement.py). A streamed answer settles in its relay.
 
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -124,6 +125,8 @@ def _called(gate: Gate, request: Request, asked: ChatRequest, admission: Admissi
         return _failed(admission, settle(Settlement(Outcome.DECLINED, Receipt(), NOT_SENT)))
     except Lost as e:
         return _failed(admission, settle(Settlement(Outcome.LOST, Receipt(), e.cause)))
+    # The header has the id also where the body, cut short, has not: it is how the cost of a lost call is found out.
+    settle = partial(_settle, gate, admission, generation_id=text_of(answer.headers.get("x-generation-id")))
     if answer.is_success and answer.is_stream:
         headers = {**STREAM_HEADERS, **_headers(admission, admission.ledger, answer)}
         return Response(answer.status, headers, StreamRelay(answer, settle))
@@ -138,8 +141,10 @@ def _called(gate: Gate, request: Request, asked: ChatRequest, admission: Admissi
 # Settle.
 
 
-def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
+def _settle(gate: Gate, admission: Admission, settlement: Settlement, *, generation_id: str | None = None) -> Ended:
     """Write the span, then end the hold. Where the store fails the hold stays until it expires."""
+    if settlement.receipt.generation_id is None:
+        settlement = replace(settlement, receipt=replace(settlement.receipt, generation_id=generation_id))
     ledger, hold = admission.ledger, admission.hold
     # A hold of nothing (a free model) keeps nothing: it ends, whatever became of the call.
     cost = 0 if hold.amount_nanousd == 0 and settlement.cost_nanousd is None else settlement.cost_nanousd
@@ -147,10 +152,14 @@ def _settle(gate: Gate, admission: Admission, settlement: Settlement) -> Ended:
     span = spans.span(admission, settlement, latency_ms=latency_ms)
     try:
         gate.store.put_span(*spans.key(admission), span)
-        if cost is not None:
+        if cost is None:
+            gate.store.remind(hold.id, spans.reminder(admission, settlement).item())
+        else:
             ledger = gate.store.settle(admission.tenant.name, admission.windows.month, hold, cost)
     except StoreError:
         gate.telemetry.failure("not settled", span)
+        with suppress(StoreError):  # the sweep ends the hold, if at least this can be written
+            gate.store.remind(hold.id, spans.reminder(admission, settlement).item())
     if cost is not None and cost > hold.amount_nanousd:
         gate.telemetry.overrun(span)
     gate.telemetry.call(span)

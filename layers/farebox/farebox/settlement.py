@@ -193,6 +193,16 @@ def _cost(usage: Mapping[str, Any]) -> int | None:
     return None if upstream is None else cost + upstream
 
 
+def cost_of_generation(record: Mapping[str, Any]) -> int | None:
+    """The cost in a record of GET /generation, by the same rule; None when it does not say."""
+    usage = {
+        "cost": record.get("total_cost"),
+        "is_byok": record.get("is_byok"),
+        "cost_details": {"upstream_inference_cost": record.get("upstream_inference_cost")},
+    }
+    return _cost(usage)
+
+
 def _amount(value: object) -> int | None:
     usd = None if isinstance(value, str) else decimal_of(value)
     return None if usd is None or usd < 0 else nanousd_ceil(usd)

@@ -1,4 +1,4 @@
-"""Cost spans: one record a call, written before its hold ends.
+"""Cost spans: one record a call, written before its hold ends; and reminders of the calls whose cost is not known yet.
 
 A crash between the two leaves a hold whose span tells what it truly cost. Spans are spread over shards by hour, so that
 no partition takes more than its share of writes, and a scheduled run can read them in order.
@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .admission import Admission
+from .reminders import KEPT_DAYS, Reminder
 from .settlement import Settlement
 
 SHARDS = 4
-KEPT_DAYS = 400
-"""Thirteen months: this month can be compared with the same one a year ago."""
 
 
 def key(admission: Admission) -> tuple[str, str]:
@@ -48,3 +47,15 @@ def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> di
         **{f"{kind}_tokens": count for kind, count in receipt.tokens.items()},
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def reminder(admission: Admission, settlement: Settlement) -> Reminder:
+    """Of a lost call: to be found again without reading all spans."""
+    return Reminder(
+        span_pk=key(admission)[0],
+        tenant=admission.tenant.name,
+        feature=admission.feature,
+        month=admission.windows.month,
+        hold=admission.hold,
+        generation_id=settlement.receipt.generation_id,
+    )

@@ -4,6 +4,7 @@
     TENANT#<tenant>         LEDGER#<month>   m, d01 .. d31 (committed nano-dollars), h_<id> (open holds), v (version)
     TENANT#<tenant>         CONFIG           limits, time zone, version
     SPANS#<hour>#<shard>    <hold id>        one call's cost span
+    LOST                    <hold id>        a reminder of a call whose cost is not known yet
 
 A plain `ADD` counts twice when the SDK repeats it after a lost answer. Here the hold's own attribute makes both ledger
 updates exactly-once: one write each, no transaction.
@@ -24,6 +25,9 @@ from .tenants import Tenant
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+
+LOST = "LOST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,48 @@ class Store:
         except _ConditionFailed:
             return
 
+    def resolve_span(self, pk: str, sk: str, cost_nanousd: int, *, is_estimated: bool, known: Item) -> int:
+        """Write the cost of a lost call into its span, once; the cost that stands in it now.
+
+        Where the span itself was never written it is made, of what is `known`: no record is lost.
+        """
+        made = ", ".join(f"#{name} = if_not_exists(#{name}, :{name})" for name in known)
+        values = {":cost": cost_nanousd, ":estimated": is_estimated, **{f":{name}": known[name] for name in known}}
+        try:
+            with _answered():
+                answer = self._client.update_item(
+                    TableName=self._table,
+                    Key={"pk": {"S": pk}, "sk": {"S": sk}},
+                    UpdateExpression=f"SET cost_nanousd = :cost, is_estimated = :estimated, {made}",
+                    ConditionExpression="attribute_not_exists(cost_nanousd)",
+                    ExpressionAttributeNames={f"#{name}": name for name in known},
+                    ExpressionAttributeValues=to_dynamodb(values),
+                    ReturnValues="UPDATED_NEW",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+        except _ConditionFailed as e:
+            stands: int = e.item.get("cost_nanousd", cost_nanousd)
+            return stands
+        written: int = from_dynamodb(_attributes(answer))["cost_nanousd"]
+        return written
+
+    def remind(self, hold_id: str, reminder: Item) -> None:
+        """Remember a lost call; the same reminder again changes nothing."""
+        with _answered():
+            item = to_dynamodb({"pk": LOST, "sk": hold_id, **reminder})
+            self._client.put_item(TableName=self._table, Item=item)
+
+    def reminders(self) -> Iterator[Item]:
+        """All lost calls, oldest first: hold ids sort by time."""
+        return self.spans(LOST)
+
+    def forget(self, hold_id: str) -> None:
+        """A lost call has been resolved."""
+        with _answered():
+            self._client.delete_item(TableName=self._table, Key={"pk": {"S": LOST}, "sk": {"S": hold_id}})
+
     def spans(self, pk: str) -> Iterator[Item]:
-        """All spans of one hour and shard, oldest first."""
+        """All items of a partition (the spans of one hour and shard), oldest first."""
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="pk = :pk",

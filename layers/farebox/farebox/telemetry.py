@@ -24,6 +24,10 @@ class Telemetry:
         """A request that was refused."""
         self._logger.info("refusal", extra=dict(fields))
 
+    def resolved(self, fields: Mapping[str, Any]) -> None:
+        """A lost call whose cost has been found, or booked at its hold."""
+        self._logger.info("resolved", extra=dict(fields))
+
     def overrun(self, fields: Mapping[str, Any]) -> None:
         """A call that cost more than was held for it: the bound was not one, which must be looked into."""
         self._logger.error("overrun", extra=dict(fields))

@@ -1,0 +1,53 @@
+"""Reminders of lost calls: what must be known to find out their cost, and to end their holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .ledger import Hold
+
+KEPT_DAYS = 400
+"""Of a span, thirteen months: this month can be compared with the same one a year ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reminder:
+    """Where the span of a lost call is, what is held for it, and under which id OpenRouter may know its cost."""
+
+    span_pk: str
+    tenant: str
+    feature: str
+    month: str
+    hold: Hold
+    generation_id: str | None
+
+    def item(self) -> dict[str, Any]:
+        """For the table."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> "Reminder":
+        """From the table."""
+        return cls(
+            span_pk=item["span_pk"],
+            tenant=item["tenant"],
+            feature=item["feature"],
+            month=item["month"],
+            hold=Hold(**item["hold"]),
+            generation_id=item.get("generation_id"),
+        )
+
+    def span(self) -> dict[str, Any]:
+        """What a span needs, should it never have been written."""
+        hold = self.hold
+        return {
+            "tenant": self.tenant,
+            "feature": self.feature,
+            "month": self.month,
+            "day": hold.day,
+            "admitted_at": hold.admitted_at,
+            "model": hold.model,
+            "hold_nanousd": hold.amount_nanousd,
+            "outcome": "lost",
+            "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
+        }
