@@ -751,7 +751,7 @@ def cold_start() -> ModuleType:
     return module
 
 
-# What the sweep does not do yet (I6): each of these holds stays for ever.
+# Books that could not be written when the call ended (I6).
 
 
 def test_a_call_whose_settlement_never_arrived_is_ended_at_the_cost_in_its_span(wired: Scene, wire: Wire) -> None:
@@ -789,3 +789,22 @@ def test_a_tenant_whose_ledger_does_not_answer_does_not_keep_the_others_waiting(
         with suppress(StoreError):
             wired.sweep()
     assert dict(wired.store.ledger("acme", "2026-11").holds) == {}
+
+
+@pytest.mark.parametrize("model", ["sim/429", "sim/ok"])
+def test_a_cost_that_was_known_is_booked_also_when_its_span_could_not_be_written(
+    model: str, wired: Scene, wire: Wire
+) -> None:
+    wire.plan = always("put_span", Fault.DROPPED)
+    wired.call(model)
+    wire.plan = no_faults
+    wired.sweep()
+    assert dict(wired.month().holds) == {}
+    assert wired.month().spent_nanousd == wired.simulator.billed_nanousd
+    assert sum(span["cost_nanousd"] for span in wired.spans) == wired.simulator.billed_nanousd
+
+
+def test_the_first_reminder_of_a_call_stands(each: Scene) -> None:
+    each.store.remind("a", {"generation_id": "gen-1"})
+    each.store.remind("a", {})
+    assert [reminder["generation_id"] for reminder in each.reminders] == ["gen-1"]

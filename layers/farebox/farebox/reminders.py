@@ -12,7 +12,10 @@ KEPT_DAYS = 400
 
 @dataclass(frozen=True, slots=True)
 class Reminder:
-    """Where the span of a lost call is, what is held for it, and under which id OpenRouter may know its cost."""
+    """Where the span of a lost call is, what is held for it, and under which id OpenRouter may know its cost.
+
+    `cost_nanousd` is there when the cost was known, and only the books could not be written.
+    """
 
     span_pk: str
     tenant: str
@@ -20,6 +23,7 @@ class Reminder:
     month: str
     hold: Hold
     generation_id: str | None
+    cost_nanousd: int | None = None
 
     def item(self) -> dict[str, Any]:
         """For the table."""
@@ -35,6 +39,7 @@ class Reminder:
             month=item["month"],
             hold=Hold(**item["hold"]),
             generation_id=item.get("generation_id"),
+            cost_nanousd=item.get("cost_nanousd"),
         )
 
     def span(self) -> dict[str, Any]:

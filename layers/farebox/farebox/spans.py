@@ -58,4 +58,5 @@ def reminder(admission: Admission, settlement: Settlement) -> Reminder:
         month=admission.windows.month,
         hold=admission.hold,
         generation_id=settlement.receipt.generation_id,
+        cost_nanousd=settlement.cost_nanousd,
     )

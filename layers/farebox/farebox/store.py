@@ -124,8 +124,8 @@ class Store:
         except _ConditionFailed:
             return
 
-    def resolve_span(self, pk: str, sk: str, cost_nanousd: int, *, is_estimated: bool, known: Item) -> int:
-        """Write the cost of a lost call into its span, once; the cost that stands in it now.
+    def resolve_span(self, pk: str, sk: str, cost_nanousd: int, *, is_estimated: bool, known: Item) -> tuple[int, bool]:
+        """Write the cost of a lost call into its span, once; what stands in it now, and whether that is estimated.
 
         Where the span itself was never written it is made, of what is `known`: no record is lost.
         """
@@ -144,16 +144,18 @@ class Store:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
         except _ConditionFailed as e:
-            stands: int = e.item.get("cost_nanousd", cost_nanousd)
-            return stands
-        written: int = from_dynamodb(_attributes(answer))["cost_nanousd"]
-        return written
+            return e.item["cost_nanousd"], e.item.get("is_estimated", False)
+        written = from_dynamodb(_attributes(answer))
+        return written["cost_nanousd"], written["is_estimated"]
 
     def remind(self, hold_id: str, reminder: Item) -> None:
-        """Remember a lost call; the same reminder again changes nothing."""
-        with _answered():
-            item = to_dynamodb({"pk": LOST, "sk": hold_id, **reminder})
-            self._client.put_item(TableName=self._table, Item=item)
+        """Remember a lost call, once: the first reminder knows most."""
+        item = to_dynamodb({"pk": LOST, "sk": hold_id, **reminder})
+        try:
+            with _answered():
+                self._client.put_item(TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)")
+        except _ConditionFailed:
+            return
 
     def reminders(self) -> Iterator[Item]:
         """All lost calls, oldest first: hold ids sort by time."""

@@ -55,21 +55,26 @@ def sweep(sweeper: Sweeper, has_time: Callable[[], bool]) -> dict[str, int]:
 
 def _resolve(sweeper: Sweeper, reminder: Reminder) -> str:
     hold = reminder.hold
-    cost = _true_cost(sweeper.upstream, reminder.generation_id)
-    is_estimated = cost is None
-    if cost is None:
-        if sweeper.now().timestamp() < hold.expires_at:
-            return "waiting"
-        cost = hold.amount_nanousd
+    found = reminder.cost_nanousd
+    if found is None:
+        found = _true_cost(sweeper.upstream, reminder.generation_id)
+    if found is None and sweeper.now().timestamp() < hold.expires_at:
+        return "waiting"
     # A run before this one may have written the cost and then died: its word stands.
-    cost = sweeper.store.resolve_span(reminder.span_pk, hold.id, cost, is_estimated=is_estimated, known=reminder.span())
+    cost, is_estimated = sweeper.store.resolve_span(
+        reminder.span_pk,
+        hold.id,
+        hold.amount_nanousd if found is None else found,
+        is_estimated=found is None,
+        known=reminder.span(),
+    )
     sweeper.store.settle(reminder.tenant, reminder.month, hold, cost)
-    sweeper.store.forget(hold.id)
     outcome = "estimated" if is_estimated else "booked"
     facts = {"tenant": reminder.tenant, "hold": hold.id, "hold_nanousd": hold.amount_nanousd, "cost_nanousd": cost}
     sweeper.telemetry.resolved({**facts, "outcome": outcome})
     if cost > hold.amount_nanousd:
         sweeper.telemetry.overrun(facts)
+    sweeper.store.forget(hold.id)
     return outcome
 
 
