@@ -17,7 +17,7 @@ dev: $(VENV)/.local  ## run the gateway on 127.0.0.1:8787 (PORT moves it) with a
 	@exec $(BIN)/python -m local.dev
 
 test: $(VENV)/.dev  ## run all tests; 100 % branch coverage of the modules that decide, or it fails
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --cov --cov-report=term
 
 check: $(VENV)/.dev  ## lint, format and type checks
 	@$(BIN)/ruff check

@@ -10,7 +10,7 @@ def test_a_budget_is_used_but_never_passed_whatever_clients_do(
     store: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request.getfixturevalue({"embedded": "embedded_url", "dynamodb local": "dynamodb_local_url"}[store])
-    results = list(run(store, calls=200, at_once=(50,)))
+    results = list(run(store, calls=130, at_once=(50,)))
     with capsys.disabled():
         print(f"\n{store}:", *results, sep="\n  ")  # noqa: T201 - figures worth seeing in every run
     assert [result.case for result in results] == list(CASES)

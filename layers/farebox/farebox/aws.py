@@ -4,6 +4,7 @@ botocore's client is the one that boto3 hands out; importing boto3 for it adds i
 milliseconds of a cold start (`make bench-cold`).
 """
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 Item = Mapping[str, Any]
 
 
+@functools.cache
+def _session() -> Session:
+    """One a process: it has read the descriptions of the services, which takes longer than making a client."""
+    return Session()
+
+
 def dynamodb_client() -> "DynamoDBClient":
     """With bounded waits; safe to share between threads. AWS_ENDPOINT_URL_DYNAMODB moves it to a local store."""
     config = Config(
@@ -25,13 +32,13 @@ def dynamodb_client() -> "DynamoDBClient":
         max_pool_connections=256,
         retries={"mode": "standard", "total_max_attempts": 3},
     )
-    return cast("DynamoDBClient", Session().create_client("dynamodb", config=config))
+    return cast("DynamoDBClient", _session().create_client("dynamodb", config=config))
 
 
 def secrets_client() -> "SecretsManagerClient":
     """With bounded waits."""
     config = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
-    return cast("SecretsManagerClient", Session().create_client("secretsmanager", config=config))
+    return cast("SecretsManagerClient", _session().create_client("secretsmanager", config=config))
 
 
 def to_dynamodb(item: Item) -> dict[str, Any]:
