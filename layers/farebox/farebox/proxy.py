@@ -83,7 +83,8 @@ def chat(gate: Gate, request: Request, deadline: float) -> Response:
     try:
         return _called(gate, request, asked, admission, deadline)
     except BaseException:
-        # Whatever went wrong, the call may have been made. Where it was settled already this changes nothing.
+        # Whatever went wrong, the call may have been made. Where it was settled already the books stay as they are,
+        # and the sweep drops the reminder that this leaves.
         _settle(gate, admission, Settlement(Outcome.LOST, Receipt(), BUG))
         raise
 
