@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashe
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check build deploy bench-cold race lock clean
+.PHONY: help dev test check build deploy bench-cold race agents bounds lock clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ check: $(VENV)/.dev  ## lint, format and type checks
 
 race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a budget of 1.00 USD
 	@$(BIN)/python -m tests.race
+
+agents: $(VENV)/.dev  ## a coding agent's calls against a budget of 5 USD, one and 20 at once, until the first refusal
+	@$(BIN)/python -m tests.agents
+
+bounds: $(VENV)/.dev  ## 100,000 random priced requests: each bound beside its bill
+	@$(BIN)/python -m tests.bounds
 
 bench-cold: $(VENV)/.dev  ## the proxy's cold start beside a bare script's: at most 1.3 times its CPU time, or it fails
 	@$(BIN)/python -m local.bench_cold

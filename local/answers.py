@@ -12,15 +12,20 @@ from typing import Final
 
 from local.bill import Charge, Tokens, usd
 from local.catalogue import Endpoint
-from local.scenarios import HALVED, UPSTREAM_ERROR, Fault, Script
+from local.scenarios import FIRST_IS_ERROR, GENERATES_NOTHING, HALVED, RATE_LIMIT, UPSTREAM_ERROR, Fault, Script
 from local.sockets import Cut
 
 COMMENT: Final = b": OPENROUTER PROCESSING\n\n"
 DONE: Final = b"data: [DONE]\n\n"
 PADDING: Final = b"         \n"
-PAD_TIMES: Final = 5
+PAD_TIMES: Final[Mapping[Fault | None, int]] = {Fault.PAD: 5, Fault.PAD_LONG: 12, Fault.ERROR_AFTER_PADDING: 15}
 PAD_EVERY_S: Final = 0.2
+PAD_LONG_EVERY_S: Final = 0.5
 WORDS: Final = ("the ", "fare ", "is ", "paid ", "before ", "you ", "ride ")
+ARGUMENTS: Final = ('{"said":"', '"}')  # around the words, when they are a function's arguments
+MARK: Final = "\ue000"  # of Unicode's private use area: in no text of ours
+
+CUT_AT_ONCE: Final = frozenset({Fault.CUT_EARLY, Fault.CUT_AFTER_ROLE})
 
 Choices = list[dict[str, object]]
 Pieces = Generator[bytes, None, None]
@@ -39,7 +44,10 @@ class Call:
     script: Script
     streamed: bool
     tokens: Tokens
+    turns: int
+    searches: int
     charge: Charge
+    bills_times: int
     finish_reason: str
     wait_s: float
     api_key_suffix: str
@@ -88,17 +96,22 @@ class Body:
 
 def stream(call: Call, meter: Meter, sleep: Sleep) -> Pieces:
     """The server-sent events of a streamed call."""
-    if call.script.fault is Fault.CUT_EARLY:
+    fault = call.script.fault
+    if fault is Fault.CUT_EARLY:
         meter.finish()
         raise Cut
     yield COMMENT
     yield COMMENT
     sleep(call.wait_s)
     yield from _padding(call, COMMENT, sleep)
-    if call.script.fault is Fault.ERROR_FIRST:
+    if fault in GENERATES_NOTHING:
         meter.finish()
-        yield _event({"id": call.id, "choices": [], "error": _error(502)})
+        yield DONE if fault is Fault.EMPTY else _event({"id": call.id, "choices": [], "error": _error(call)})
         return
+    if fault is Fault.CUT_AFTER_ROLE:
+        meter.finish()
+        yield _event(_chunk(call, _choice(_delta(""), None)))
+        raise Cut
     yield from _deltas(call, meter)
     meter.finish()
     yield from _failed_end(call) if call.script.fault in HALVED else _end(call)
@@ -107,25 +120,25 @@ def stream(call: Call, meter: Meter, sleep: Sleep) -> Pieces:
 def whole(call: Call, meter: Meter, sleep: Sleep) -> Pieces:
     """The JSON body of a call that is not streamed."""
     fault = call.script.fault
-    if fault is not Fault.CUT_EARLY:
+    if fault not in CUT_AT_ONCE:
         yield from _padding(call, PADDING, sleep)
     meter.finish()
-    text = encode(_error_body(call) if fault is Fault.ERROR_FIRST else completion(call)).encode()
+    text = encode(_error_body(call) if fault in FIRST_IS_ERROR else completion(call)).encode()
     if fault is Fault.COMMENT:
         yield COMMENT
     if fault is Fault.CUT:
         yield text[: len(text) // 2]
-    if fault in (Fault.CUT, Fault.CUT_EARLY):
+    if fault is Fault.CUT or fault in CUT_AT_ONCE:
         raise Cut
     yield text
 
 
 def _padding(call: Call, piece: bytes, sleep: Sleep) -> Iterator[bytes]:
-    if call.script.fault is Fault.PAD:
-        for _ in range(PAD_TIMES):
-            yield piece
-            sleep(PAD_EVERY_S)
-    while call.script.fault is Fault.PAD_FOREVER:
+    fault = call.script.fault
+    for _ in range(PAD_TIMES.get(fault, 0)):
+        yield piece
+        sleep(PAD_LONG_EVERY_S if fault is Fault.PAD_LONG else PAD_EVERY_S)
+    while fault is Fault.PAD_FOREVER:
         yield piece
         sleep(PAD_EVERY_S)
 
@@ -138,8 +151,11 @@ def _deltas(call: Call, meter: Meter) -> Iterator[bytes]:
             raise Cut
         count = min(size, total - start)
         meter.sent_tokens += count
-        reasoning = start < call.tokens.reasoning <= total
-        yield _event(_chunk(call, _choice(_delta(words(start, count), reasoning=reasoning), None)))
+        if call.script.calls_tool:
+            delta = _tool_delta(call, start, count)
+        else:
+            delta = _delta(words(start, count), reasoning=start < call.tokens.reasoning <= total)
+        yield _event(_chunk(call, _choice(delta, None)))
         if call.script.fault is Fault.COMMENT:
             yield COMMENT
 
@@ -160,26 +176,29 @@ def _end(call: Call) -> Iterator[bytes]:
 def _failed_end(call: Call) -> Iterator[bytes]:
     match call.script.fault:
         case Fault.ERROR_WITH_USAGE:
-            yield _event(_chunk(call, _choice(_delta(""), None), error=_error(502), usage=usage(call)))
+            yield _event(_chunk(call, _choice(_delta(""), None), error=_error(call), usage=usage(call)))
             yield DONE
         case Fault.FINISH_ERROR:
             yield from _end(call)
         case Fault.ERROR_MIDDLE_STRING:
-            error = {**_error(502), "code": "server_error"}
+            error = {**_error(call), "code": "server_error"}
             yield _event(_chunk(call, _choice(_delta(""), "error"), error=error))
         case _:
-            yield _event(_chunk(call, _choice(_delta(""), "error"), error=_error(502)))
+            yield _event(_chunk(call, _choice(_delta(""), "error"), error=_error(call)))
 
 
 def completion(call: Call) -> dict[str, object]:
     """The chat.completion object."""
     reasoning = min(call.tokens.reasoning, call.tokens.completion)
+    text = words(reasoning, call.tokens.completion - reasoning)
     message: dict[str, object] = {
         "role": "assistant",
-        "content": words(reasoning, call.tokens.completion - reasoning),
+        "content": None if call.script.calls_tool else text,
         "refusal": None,
         "reasoning": words(0, reasoning) or None,
     }
+    if call.script.calls_tool:
+        message["tool_calls"] = [_function(call, f"{ARGUMENTS[0]}{text}{ARGUMENTS[1]}")]
     choice: dict[str, object] = {
         "logprobs": None,
         "finish_reason": call.finish_reason,
@@ -188,7 +207,7 @@ def completion(call: Call) -> dict[str, object]:
         "message": message,
     }
     if call.script.fault in HALVED:
-        choice["error"] = _error(502)
+        choice["error"] = _error(call)
     reported = {} if call.script.usage == "missing" else {"usage": usage(call)}
     return {**_head(call, "chat.completion"), "choices": [choice], "service_tier": _tier(call), **reported}
 
@@ -206,9 +225,9 @@ def usage(call: Call) -> dict[str, object]:
     if call.script.is_byok is not None:
         reported["is_byok"] = call.script.is_byok
     reported["prompt_tokens_details"] = {
-        "cached_tokens": 0,
-        "cache_write_tokens": tokens.cache_write,
-        "audio_tokens": 0,
+        "cached_tokens": tokens.cached,
+        "cache_write_tokens": tokens.cache_write + tokens.cache_write_1h,
+        "audio_tokens": tokens.audio,
         "video_tokens": 0,
     }
     details: dict[str, object] = {
@@ -218,7 +237,9 @@ def usage(call: Call) -> dict[str, object]:
     }
     if charge.tool_usd:
         details["server_tool_cost"] = charge.tool_usd
-        reported["server_tool_use_details"] = {"web_search_requests": 2, "tool_calls_executed": 2}
+    if call.searches or call.turns > 1:
+        executed = max(call.searches, call.turns - 1)
+        reported["server_tool_use_details"] = {"web_search_requests": call.searches, "tool_calls_executed": executed}
     reported["cost_details"] = details
     reported["completion_tokens_details"] = {
         "reasoning_tokens": tokens.reasoning,
@@ -230,7 +251,8 @@ def usage(call: Call) -> dict[str, object]:
 
 def words(start: int, count: int) -> str:
     """Some tokens of text; the same from a stream as from a whole body."""
-    return "".join(WORDS[number % len(WORDS)] for number in range(start, start + count))
+    skipped = start % len(WORDS)
+    return "".join((WORDS * ((skipped + count) // len(WORDS) + 1))[skipped : skipped + count])
 
 
 def _head(call: Call, kind: str) -> dict[str, object]:
@@ -258,17 +280,31 @@ def _delta(text: str, *, reasoning: bool = False) -> dict[str, object]:
     return {"role": "assistant", "content": text}
 
 
+def _tool_delta(call: Call, start: int, count: int) -> dict[str, object]:
+    """A function's name comes in the first delta; its arguments come in pieces."""
+    before = ARGUMENTS[0] if start == 0 else ""
+    after = ARGUMENTS[1] if start + count == call.tokens.completion else ""
+    text = f"{before}{words(start, count)}{after}"
+    piece = _function(call, text) if start == 0 else {"function": {"arguments": text}}
+    return {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **piece}]}
+
+
+def _function(call: Call, arguments: str) -> dict[str, object]:
+    return {"id": f"call_{call.id[-20:]}", "type": "function", "function": {"name": "say", "arguments": arguments}}
+
+
 def _tier(call: Call) -> str:
     return call.endpoint.service_tier or "default"
 
 
-def _error(code: int) -> dict[str, object]:
-    metadata = {"error_type": "provider_unavailable", "provider_name": "Simulated"}
-    return {"message": UPSTREAM_ERROR, "code": code, "metadata": metadata}
+def _error(call: Call) -> dict[str, object]:
+    unavailable = {"error_type": "provider_unavailable", "provider_name": "Simulated"}
+    code = call.script.error_code
+    return {"message": UPSTREAM_ERROR, "code": code, "metadata": RATE_LIMIT if code == 429 else unavailable}
 
 
 def _error_body(call: Call) -> dict[str, object]:
-    return {"id": call.id, "error": _error(502), "user_id": "user_simulated"}
+    return {"id": call.id, "error": _error(call), "user_id": "user_simulated"}
 
 
 def _event(value: Mapping[str, object]) -> bytes:
@@ -277,15 +313,20 @@ def _event(value: Mapping[str, object]) -> bytes:
 
 def encode(value: object) -> str:
     """JSON without spaces, with decimals as JSON.stringify writes the same numbers."""
+    return JSON.encode(value).replace(f'"{MARK}', "").replace(f'{MARK}"', "")
+
+
+def _marked(value: object) -> object:
+    """A decimal as a string that `encode` takes the quotes off; the C encoder knows no other way."""
     match value:
         case Decimal():
-            return number(value)
+            return f"{MARK}{number(value)}{MARK}"
         case Mapping():
-            return "{" + ",".join(f"{json.dumps(name)}:{encode(member)}" for name, member in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ",".join(map(encode, value)) + "]"
-        case _:
-            return json.dumps(value, ensure_ascii=False)
+            return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_marked)
 
 
 def number(value: Decimal) -> str:

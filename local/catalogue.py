@@ -24,6 +24,7 @@ PARAMETERS: Final = (
     "seed",
 )
 DYNAMIC_SUFFIXES: Final = (":nitro", ":floor", ":online", ":exacto")
+POOL: Final = ("sim/ok", "sim/cent", "sim/agent-cheap", "sim/agent")  # what routers choose from
 
 
 def pricing(prompt: str, completion: str, **more: object) -> Pricing:
@@ -51,7 +52,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A routable slug, its behaviour and its endpoints."""
+    """A routable slug, its behaviour and its endpoints.
+
+    A model named `<id>-fast` or `<id>-pro` is the sibling that a faster tier or a pro reasoning mode reroutes to. A
+    router (`routes_to`) has its work done by others, which costs `bills_times` as much as the one that answers.
+    """
 
     id: str
     script: Script = PLAIN
@@ -59,6 +64,8 @@ class Model:
     canonical: str | None = None
     alias_of: str | None = None
     routes_to: str | None = None
+    bills_times: int = 1
+    inputs: tuple[str, ...] = ("text",)
     shown_pricing: Pricing | None = None
 
     @property
@@ -143,24 +150,36 @@ def _endpoint(model: Model, endpoint: Endpoint) -> dict[str, object]:
 
 def _architecture(model: Model) -> dict[str, object]:
     return {
-        "modality": "text->text",
-        "input_modalities": ["text"],
+        "modality": f"{'+'.join(model.inputs)}->text",
+        "input_modalities": model.inputs,
         "output_modalities": ["text"],
         "tokenizer": "Router" if model.routes_to else "Other",
         "instruct_type": None,
     }
 
 
+def split(slug: str) -> tuple[str, frozenset[str]]:
+    """A slug without its dynamic suffixes, and these: they name no model of their own."""
+    found: set[str] = set()
+    while slug.endswith(DYNAMIC_SUFFIXES):
+        slug, _, suffix = slug.rpartition(":")
+        found.add(f":{suffix}")
+    return slug, frozenset(found)
+
+
 def find(models: Mapping[str, Model], slug: str) -> Model | None:
-    """A model by id or canonical slug; dynamic suffixes name no model of their own."""
-    for suffix in DYNAMIC_SUFFIXES:
-        slug = slug.removesuffix(suffix)
+    """A model by id or canonical slug, with dynamic suffixes or without."""
+    slug, _ = split(slug)
     named = models.get(slug)
     return named or next((model for model in models.values() if model.canonical_slug == slug), None)
 
 
-def _dearer(times: int, base: Pricing) -> Pricing:
+def _dearer(times: Decimal | int, base: Pricing) -> Pricing:
     return {name: f"{Decimal(str(price)) * times:f}" for name, price in base.items()}
+
+
+def _tier(name: str, times: Decimal | int) -> Endpoint:
+    return Endpoint(_dearer(times, CHEAP), tag=f"simulated/{name}", service_tier=name)
 
 
 def _real(
@@ -176,19 +195,34 @@ def _special() -> Iterable[Model]:
     yield Model("sim/stop-billing", SCRIPTS["sim/stop-billing"], (Endpoint(CENT, stops_billing=True),))
     yield Model("sim/free:free", SCRIPTS["sim/free:free"], (Endpoint(FREE),))
     yield Model("sim/dear-provider", PLAIN, (Endpoint(CHEAP), Endpoint(_dearer(5, CHEAP), "Dear", "dear")))
-    priority = Endpoint(_dearer(2, CHEAP), "Simulated", "simulated/priority", service_tier="priority")
+    flex, priority, ultrafast = _tier("flex", Decimal("0.5")), _tier("priority", 2), _tier("ultrafast", 4)
     yield Model("sim/priority", PLAIN, (Endpoint(CHEAP), priority))
+    yield Model("sim/tiers", PLAIN, (Endpoint(CHEAP), flex, priority, ultrafast))
+    yield Model("sim/tiers-2-fast", PLAIN, (Endpoint(_dearer(6, CHEAP)),))
     override = {"min_prompt_tokens": 1000, **_dearer(2, CHEAP)}
     yield Model("sim/long-context", PLAIN, (Endpoint({**CHEAP, "overrides": [override]}),))
     cached = {**CHEAP, "input_cache_read": "0.000000015", "input_cache_write": "0.0000001875"}
-    yield Model("sim/cache-write", SCRIPTS["sim/cache-write"], (Endpoint(cached),))
+    written = {**cached, "input_cache_write_1h": "0.0000004"}
+    yield Model("sim/cache-write", SCRIPTS["sim/cache-write"], (Endpoint(written),))
+    yield Model("sim/cache-read", SCRIPTS["sim/cache-read"], (Endpoint(cached),))
+    seen_and_heard = {**CHEAP, "image": "0.0012", "audio": "0.00000105"}
+    inputs = ("text", "image", "audio", "file")
+    yield Model("sim/vision", SCRIPTS["sim/vision"], (Endpoint(seen_and_heard),), inputs=inputs)
+    for slug, prompt, completion in (
+        ("sim/agent", "0.000015", "0.000075"),
+        ("sim/agent-cheap", "0.000003", "0.000015"),
+    ):
+        offer = Endpoint(pricing(prompt, completion), context_length=200_000, max_completion_tokens=64_000)
+        yield Model(slug, SCRIPTS[slug], (offer,))
     yield Model("sim/canonical", SCRIPTS["sim/canonical"], canonical="sim/canonical-20260801")
     yield Model("~sim/family-latest", PLAIN, alias_of="sim/family-2")
     yield Model("sim/discount", PLAIN, (Endpoint({**CHEAP, "discount": Decimal("0.25")}),))
     yield Model("sim/no-max-output", PLAIN, (Endpoint(CHEAP, max_completion_tokens=None),))
     yield Model("sim/huge", SCRIPTS["sim/huge"], (Endpoint(CHEAP, max_completion_tokens=65_536),))
-    auto = Endpoint(CENT, max_completion_tokens=None)
-    yield Model("openrouter/auto", PLAIN, (auto,), routes_to="sim/cent", shown_pricing=pricing("-1", "-1"))
+    for slug, times in (("openrouter/auto", 1), ("openrouter/auto-beta", 1), ("openrouter/fusion", 5)):
+        auto = Endpoint(CENT, max_completion_tokens=None)
+        unknown = pricing("-1", "-1")
+        yield Model(slug, PLAIN, (auto,), routes_to="sim/cent", bills_times=times, shown_pricing=unknown)
     # List prices as of 2026, for demonstrations only.
     yield _real("openai/gpt-4o-mini", "0.00000015", "0.0000006", 128_000, 16_384, input_cache_read="0.000000075")
     yield _real("openai/gpt-4o", "0.0000025", "0.00001", 128_000, 16_384, input_cache_read="0.00000125")

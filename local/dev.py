@@ -8,13 +8,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from farebox import store
 from farebox.aws import dynamodb_client
+from farebox.candidates import require_known
+from farebox.catalogue import Catalogue
+from farebox.errors import CatalogueUnavailable, ModelNotPriced
 from farebox.money import usd_text
+from farebox.parts import upstream_of
 from farebox.settings import Settings, SettingsError, settings_from
 from farebox.store import StoreError
 from local import gateway
@@ -67,10 +72,29 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
         # Imported here: the handler makes its parts from the environment when it is imported, as on Lambda.
         from functions.proxy.handler import handler  # noqa: PLC0415
 
+        _check_models(settings)
         parts.enter_context(_sweeping())
         server = _server(gateway.serve(handler), port)
         parts.callback(server.close, grace_s=GRACE_S)
         yield server, settings
+
+
+def _check_models(settings: Settings) -> None:
+    """Every model that a setting names has a price, or the start ends: a rule that cannot work is no rule."""
+    catalogue = Catalogue(upstream_of(settings, None), settings.farebox_price_ttl_s, time.monotonic)
+    named = {name: "PRIMARY_MODEL" for name in [settings.primary_model] if name}
+    named |= dict.fromkeys(settings.rules.models(), "FALLBACK_MODEL_CHAIN or FAREBOX_DOWNGRADE_RULES")
+    for tenant in settings.tenant_budgets:
+        for name in settings.tenant(tenant).rules.models():
+            named.setdefault(name, f"TENANT_BUDGETS[{tenant}]")
+    for name, where in named.items():
+        try:
+            require_known(name, catalogue.model)
+        except ModelNotPriced as e:
+            raise DevError(f"{where}: {e.message}") from None
+        except CatalogueUnavailable as e:
+            print(f"farebox: the models of the settings are not checked: {e.message}", file=sys.stderr)
+            return
 
 
 def _port(environment: MutableMapping[str, str]) -> int:

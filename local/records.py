@@ -57,7 +57,7 @@ def generation(record: Generation) -> dict[str, object]:
         "native_tokens_prompt": record.tokens.prompt,
         "native_tokens_completion": record.tokens.completion,
         "native_tokens_reasoning": record.tokens.reasoning,
-        "native_tokens_cached": 0,
+        "native_tokens_cached": record.tokens.cached,
         "total_cost": cost,
         "usage": cost,
         "is_byok": record.charge.is_byok,

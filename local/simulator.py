@@ -2,7 +2,8 @@
 
 In-process it is `httpx.Client(transport=transport(Simulator()))`, behind a socket `python -m local.simulator`. Models
 named `sim/...` are scenarios (local/scenarios.py has the table), prices are in local/catalogue.py, and everything that
-was generated is on its own bill (`billed_nanousd`, GET /_sim/bill, GET /_sim/generations, POST /_sim/reset).
+was generated is on its own bill (`billed_nanousd`, GET /_sim/bill, GET /_sim/generations, POST /_sim/reset). A model
+that is down (sim/flaky) is up while `is_healthy` is true (POST /_sim/heal, POST /_sim/break).
 
 Two request headers, which OpenRouter does not know, move one call: `X-Sim-Output-Tokens` is what the model wants to
 generate, `X-Sim-Delay-Ms` waits before the first byte, on top of `delay_s`.
@@ -27,15 +28,17 @@ import httpx
 
 from local.answers import Body, Call, Meter, encode, stream, whole
 from local.bill import Books, Generation
-from local.calls import charge_for, plan
-from local.catalogue import Model, catalogue, endpoints_page, find, row
+from local.calls import charge_for, offers, plan
+from local.catalogue import Model, catalogue, endpoints_page, find, row, split
 from local.in_process import InProcess, Unreachable
-from local.prompts import Prompt, Refused, bad, count, read, route, whole_number
+from local.prompts import Prompt, Refused, read, serving, whole_number
 from local.records import bill, credits_left, generation, key, line
 from local.scenarios import Failure, Fault
 from local.sockets import HttpRequest, HttpResponse, Server
 
 API: Final = "/api/v1"
+ID_CHARACTERS: Final = string.ascii_letters + string.digits
+LEAST_LUCK: Final = 1e-12
 USER: Final = "user_simulated"
 SEEN_LAST: Final = 1000
 TRIES_NEXT_MODEL: Final = frozenset({403, 404, 408, 429, 500, 502, 503, 504, 524, 529})
@@ -57,6 +60,7 @@ class Simulator:
         seen: list[HttpRequest] | None = None,
     ) -> None:
         self.models = dict(models) if models is not None else catalogue()
+        self.is_healthy = False
         self.seen: list[HttpRequest] = seen if seen is not None else []
         self._api_key = api_key
         self._delay_s = delay_s
@@ -122,6 +126,9 @@ class Simulator:
             case ("POST", "/_sim/reset"):
                 self.reset()
                 return _json(200, {})
+            case ("POST", "/_sim/heal" | "/_sim/break"):
+                self.is_healthy = path == "/_sim/heal"
+                return _json(200, {})
             case _:
                 return _failed(Failure(404, "Not Found"))
 
@@ -166,31 +173,29 @@ class Simulator:
             try:
                 return self._dispatch(request, prompt, slug)
             except Refused as refused:
-                if refused.failure.status not in TRIES_NEXT_MODEL:
+                if not _tries_next(refused.failure):
                     raise
         return self._dispatch(request, prompt, prompt.models[-1])
 
     def _dispatch(self, request: HttpRequest, prompt: Prompt, slug: str) -> HttpResponse:
-        asked = find(self.models, slug)
-        model = asked if asked is None or asked.target is None else find(self.models, asked.target)
-        if asked is None or model is None:
-            raise bad(f"{slug} is not a valid model ID")
-        if model.script.fault is Fault.REFUSE:
+        asked, models = serving(self.models, prompt, slug)
+        script = models[0].script
+        failure = None if script.heals and self.is_healthy else script.failure
+        if script.fault is Fault.REFUSE:
             raise Unreachable
-        failure = model.script.failure
         if failure is not None and not failure.billed:
             raise Refused(failure)
-        prompt_tokens = count(prompt, model.script)
-        endpoint = route(prompt, model, slug, prompt_tokens)
+        offered = offers(prompt, models, slug)
+        characters, luck = self._chance()
         call = plan(
             request,
             prompt,
-            model,
-            endpoint,
-            prompt_tokens=prompt_tokens,
-            router=asked.id if asked.routes_to else None,
+            offered,
+            asked=asked,
+            is_online=":online" in split(slug)[1],
             now=self._clock(),
-            characters=self._characters(20),
+            characters=characters,
+            luck=luck,
             delay_s=self._delay_s,
         )
         meter = Meter(call, self._settle)
@@ -200,10 +205,14 @@ class Simulator:
         return self._play(call, meter)
 
     def _play(self, call: Call, meter: Meter) -> HttpResponse:
+        if not call.streamed:
+            self._wait(call, meter)
+        elif call.script.fault is Fault.SILENT:
+            self._wait(call, meter)
+            call = replace(call, wait_s=0.0)
         if call.streamed:
             kind, pieces = "text/event-stream", stream(call, meter, self._sleep)
         else:
-            self._sleep(call.wait_s)
             kind, pieces = "application/json", whole(call, meter, self._sleep)
         headers = (
             ("content-type", kind),
@@ -213,16 +222,26 @@ class Simulator:
         )
         return HttpResponse(200, headers, Body(pieces, meter))
 
-    def _characters(self, length: int) -> str:
+    def _wait(self, call: Call, meter: Meter) -> None:
+        """Before the headers; a reader that gives up meanwhile pays for everything."""
+        try:
+            self._sleep(call.wait_s)
+        except BaseException:
+            meter.abort()
+            raise
+
+    def _chance(self) -> tuple[str, float]:
+        """The end of an id, and a number above 0 and below 1, for one call."""
         with self._lock:
-            return "".join(self._random.choices(string.ascii_letters + string.digits, k=length))
+            characters = "".join(self._random.choices(ID_CHARACTERS, k=20))
+            return characters, max(self._random.random(), LEAST_LUCK)
 
     def _settle(self, call: Call, sent_tokens: int, cancelled: bool) -> None:  # noqa: FBT001 - a callback
         """Book a call; only an aborted stream of a provider that supports it is billed for less than everything."""
         tokens, charged = call.tokens, call.charge
-        if cancelled and call.streamed and call.endpoint.stops_billing:
+        if cancelled and call.streamed and call.endpoint.stops_billing and call.turns == 1:
             tokens = replace(tokens, completion=sent_tokens, reasoning=min(tokens.reasoning, sent_tokens))
-            charged = charge_for(call.script, call.endpoint, tokens)
+            charged = charge_for(call.script, call.endpoint, [tokens], charged.tool_usd, call.bills_times)
         self._books.record(
             Generation(
                 id=call.id,
@@ -260,6 +279,11 @@ def _failed(failure: Failure) -> HttpResponse:
     if failure.status != 401:
         body["user_id"] = USER
     return _json(failure.status, body, failure.headers)
+
+
+def _tries_next(failure: Failure) -> bool:
+    too_long = failure.metadata.get("error_type") == "context_length_exceeded"
+    return too_long or failure.status in TRIES_NEXT_MODEL
 
 
 def transport(simulator: Simulator) -> httpx.BaseTransport:

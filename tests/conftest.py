@@ -15,8 +15,7 @@ import httpx
 import pytest
 
 from farebox import store as store_module
-from farebox.gate import open_gate
-from farebox.proxy import Gate
+from farebox.gate import Gate, open_gate
 from farebox.rest import Response
 from farebox.routes import answer
 from farebox.store import Store

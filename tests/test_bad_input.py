@@ -68,16 +68,26 @@ EMPTY = r"the body is empty; it must be a JSON object with model and messages"
 NOT_OBJECT = r"the body must be a JSON object"
 NESTED = r"the body is nested too deeply"
 NO_MESSAGES = r"messages must be a list with at least one message"
-MODEL = r"model must be the name of a model, a string of 1 to 200 printable characters"
+MODEL = r" must name a model with a string of 1 to 200 printable characters"
+PRESET = r" is not supported with a preset, which changes the request out of sight"
+MODELS = r"models must be a list of at most 20 names"
+TIER = r"service_tier must be one of auto, default, standard, flex, priority, fast, ultrafast, scale"
+ALLOWANCE = r"web search and server tools are not allowed: they cost fees that only an allowance bounds .*"
+FILES = r"files are supported only with an engine that costs no fee a page: .*"
+RESULTS = r"max_results of a web search must be a whole number from 1 to 100"
 WHOLE = r" must be a whole number from 1 to 9999999"
 PRICE = r" must be a number of US dollars, zero or more"
 NAME = r" must be 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 NO_PRICE = r" is not in the catalogue of models, so it has no price"
-SERVER_TOOLS = r"tools are supported only with type function: server tools cost fees and call the model again"
 KEY_FORM = r"the header Authorization must read: Bearer <key>"
 KEY_ABSENT = r"the header Authorization is missing; send: Authorization: Bearer <key>"
 KEY_WRONG = r"the key is not one of this gateway's"
 DEEP = 100_000
+OTHER_TOOLS: list[object] = [
+    "openrouter:shell", "openrouter:fusion", "web_search_preview", "Function", "", None, 1, ["function"],
+]  # fmt: skip
+NO_TIERS: list[object] = ["Priority", "priority ", "batch", "", 1, True, ["default"], {}]
+NO_PLUGINS: list[object] = ["web", None, {}, {"id": 1}, {"id": ["web"]}, []]
 
 BODIES = [
     raw("not JSON", MALFORMED, NOT_JSON + r"Expecting value: line 1 column 1 \(char 0\)", b"hello"),
@@ -168,7 +178,7 @@ FIELDS = [
         for value in (2, 0, -1, "1", 1.5, True, [1])
     ),
     *(
-        fields(f"model {value!r:.20}", MALFORMED, MODEL, model=value)
+        fields(f"model {value!r:.20}", MALFORMED, "model" + MODEL, model=value)
         for value in (
             "", 7, True, ["sim/ok"], {"id": "sim/ok"}, "m" * 300, "sim/ok\0", "sim/ok\n", "sim\x1bok", "\ud800",
         )
@@ -176,36 +186,131 @@ FIELDS = [
     *(
         fields(f"model {model}", NOT_PRICED, re.escape(model) + NO_PRICE, model=model)
         for model in (
-            "nobody/nothing", "sim/ok:nitro", "sim/ok:online", "sim/priority:nitro", "@preset/cheap", "SIM/OK",
-            " sim/ok", "sim/ok@preset/cheap", "openrouter/fusion", "../models",
+            "nobody/nothing", "SIM/OK", " sim/ok", "sim/ok ", "sim/ok:NITRO", "sim/ok: nitro", "sim/ok:", "sim/ok:free",
+            "sim/ok@PRESET/cheap", "openrouter/pareto", "../models", "s\u0456m/ok", "sim/ok:nitr\u043e",
         )
     ),
-    fields("the auto router", NOT_PRICED, r"openrouter/auto is a router, whose price depends on what it chooses, .*",
-           model="openrouter/auto"),
-    fields("fallback models", UNSUPPORTED, "models is not supported: it asks for a list of fallback models",
-           models=["sim/cent"]),
-    fields("fallback models, not a list", UNSUPPORTED, "models is not supported: .*", models="sim/cent"),
-    fields("route", UNSUPPORTED, "route is not supported: .*", route="fallback"),
-    fields("preset", UNSUPPORTED, "preset is not supported: .*", preset="cheap"),
-    fields("plugins", UNSUPPORTED, "plugins is not supported: it asks for plugins, which cost fees of their own",
-           plugins=[{"id": "web"}]),
-    fields("web search", UNSUPPORTED, "web_search_options is not supported: .*", web_search_options={}),
-    fields("speed", UNSUPPORTED, "speed is not supported: .*", speed="fast"),
-    fields("a text completion", UNSUPPORTED, "prompt is not supported: .*", prompt="Say hello"),
-    fields("a prompt and no messages", UNSUPPORTED, "prompt is not supported: .*", prompt="Say hello", messages=None),
+    fields("a suffix and no name", NOT_PRICED, NO_PRICE, model=":nitro"),
     *(
-        fields(f"service tier {tier!r}", UNSUPPORTED, "service_tier is supported only for the default tier",
-               service_tier=tier)
-        for tier in ("priority", "fast", "flex", "scale", "", 1, ["default"])
+        fields(f"the model {model}", UNSUPPORTED, "model" + PRESET, model=model)
+        for model in ("@preset/cheap", "sim/ok@preset/cheap", "sim/ok:nitro@preset/cheap")
     ),
+    fields("a preset among models", UNSUPPORTED, "models" + PRESET, models=["sim/cent", "@preset/cheap"]),
+    *(
+        fields(f"models {value!r:.30}", MALFORMED, MODELS, models=value)
+        for value in ("sim/cent", "", {"sim/cent": 1}, 1, True, False, ["sim/cent"] * 21)
+    ),
+    *(
+        fields(f"models with {value!r:.20}", MALFORMED, "models" + MODEL, models=["sim/cent", value])
+        for value in ("", 7, None, ["sim/cent"], {"model": "sim/cent"}, "sim/cent\n")
+    ),
+    fields("a model without a price among models", NOT_PRICED, "nobody/nothing" + NO_PRICE,
+           models=["sim/cent", "nobody/nothing"]),
+    fields("only models without a price", NOT_PRICED, "nobody/nothing" + NO_PRICE, model=None,
+           models=["nobody/nothing"]),
+    fields("fusion", NOT_PRICED, r"openrouter/fusion is a router, whose price depends on what it chooses, .*",
+           model="openrouter/fusion"),
+    fields("the auto router", NOT_PRICED, r"openrouter/auto is a router.*: send provider\.max_price with .*",
+           model="openrouter/auto"),
+    fields("the auto router with half a cap", NOT_PRICED, r"openrouter/auto is a router.*: send provider\.max_price .*",
+           model="openrouter/auto:nitro", provider={"max_price": {"prompt": 1}}),
+    *(
+        fields(name, UNSUPPORTED, f"{name} is not supported: it asks for .*", **{name: value})
+        for name, value in (
+            ("preset", "cheap"), ("deferred_tools", {"search": {}}), ("audio", {"voice": "alloy"}),
+            ("prediction", {"type": "content", "content": "x"}), ("image_config", {}), ("prompt", "Say hello"),
+            ("extra_body", {"service_tier": "priority"}), ("fallbacks", [{"model": "sim/cent"}]),
+        )
+    ),
+    fields("a prompt and no messages", UNSUPPORTED, "prompt is not supported: .*", prompt="Say hello", messages=None),
+    fields("best of two", UNSUPPORTED, "best_of is supported only for one choice a call", best_of=2),
+    *(
+        fields(f"route {route!r}", UNSUPPORTED, "route is supported only for fallback and sort", route=route)
+        for route in ("", "cheapest", True, ["fallback"])
+    ),
+    *(
+        fields(f"service tier {tier!r}", MALFORMED, TIER, service_tier=tier)
+        for tier in NO_TIERS
+    ),
+    *(
+        fields(f"speed {speed!r}", MALFORMED, "speed must be standard or fast", speed=speed)
+        for speed in ("Fast", "slow", "", True, ["fast"])
+    ),
+    *(
+        fields(f"the tier {tier}, which nobody sells", NOT_PRICED,
+               f"sim/ok has no price for the service tier {tier}, .*", service_tier=tier)
+        for tier in ("priority", "fast", "ultrafast", "scale")
+    ),
+    fields("a speed that nobody sells", NOT_PRICED, "sim/ok has no price for the service tier priority, .*",
+           speed="fast"),
     fields("image output", UNSUPPORTED, "modalities is supported only for text output", modalities=["text", "image"]),
     fields("modalities a string", UNSUPPORTED, "modalities is supported only for text output", modalities="text"),
-    fields("pro reasoning", UNSUPPORTED, r"reasoning\.mode is supported only for the model that was asked for",
+    *(
+        fields(f"reasoning mode {mode!r}", UNSUPPORTED, r"reasoning\.mode is supported only for standard and pro",
+               reasoning={"mode": mode})
+        for mode in ("PRO", "ultra", "", True, ["pro"])
+    ),
+    fields("pro reasoning of a model that has none", NOT_PRICED, "sim/ok-pro is not in the catalogue of models.*",
            reasoning={"mode": "pro"}),
-    fields("a server tool", UNSUPPORTED, SERVER_TOOLS, tools=[{"type": "openrouter:web_search"}]),
-    fields("a server tool behind a function", UNSUPPORTED, SERVER_TOOLS,
-           tools=[{"type": "function", "function": {"name": "f"}}, {"type": "web_search"}]),
-    fields("a tool without type", UNSUPPORTED, SERVER_TOOLS, tools=[{"function": {"name": "f"}}]),
+    *(
+        fields(f"plugins {value!r}", MALFORMED, "plugins must be a list", plugins=value)
+        for value in ({"id": "web"}, "web", True, False, 0)
+    ),
+    *(
+        fields(f"a plugin {value!r}", MALFORMED, "each of plugins must be an object with an id", plugins=[value])
+        for value in NO_PLUGINS
+    ),
+    *(
+        fields(f"the plugin {name!r}", UNSUPPORTED, f'the plugin "{name}" is not supported: what it costs .*',
+               plugins=[{"id": name}])
+        for name in ("web-fetch", "fusion", "moderation", "pareto-router", "Web", "web ", "")
+    ),
+    fields("a plugin twice", MALFORMED, 'the plugin "web" is there twice',
+           plugins=[{"id": "web", "enabled": False}, {"id": "web"}]),
+    fields("a plugin that is half on", MALFORMED, 'enabled of the plugin "web" must be true or false',
+           plugins=[{"id": "web", "enabled": "false"}]),
+    fields("the web plugin", UNSUPPORTED, ALLOWANCE, plugins=[{"id": "web"}]),
+    fields("web search", UNSUPPORTED, ALLOWANCE, web_search_options={}),
+    fields("the suffix online", UNSUPPORTED, ALLOWANCE, model="sim/ok:online"),
+    fields("the suffix online twice", UNSUPPORTED, ALLOWANCE, model="sim/ok:online:nitro:online"),
+    fields("the suffix online among models", UNSUPPORTED, ALLOWANCE, models=["sim/cent:online"]),
+    *(
+        fields(f"the server tool {kind}", UNSUPPORTED, ALLOWANCE, tools=[{"type": kind}])
+        for kind in ("openrouter:web_search", "openrouter:web_fetch", "openrouter:datetime", "web_search")
+    ),
+    *(
+        fields(f"a tool of type {kind!r}", UNSUPPORTED, 'tools of type ".*" are not supported: what they cost .*',
+               tools=[{"type": "function", "function": {"name": "f"}}, {"type": kind}])
+        for kind in OTHER_TOOLS
+    ),
+    fields("a tool without type", UNSUPPORTED, 'tools of type "None" are not supported: .*',
+           tools=[{"function": {"name": "f"}}]),
+    fields("a tool that only the choice names", UNSUPPORTED, "tool_choice is supported only for tools that are .*",
+           tool_choice={"type": "web_search_preview"}),
+    *(
+        fields(f"{value!r} results", MALFORMED, RESULTS, plugins=[{"id": "web", "max_results": value}])
+        for value in (0, -1, 101, "10", True, 1.5, [5])
+    ),
+    fields("too many results of a tool", MALFORMED, RESULTS,
+           tools=[{"type": "openrouter:web_search", "parameters": {"max_results": 1000}}]),
+    fields("too many results of a tool, beside its type", MALFORMED, RESULTS,
+           tools=[{"type": "web_search", "max_results": 1000}]),
+    fields("a search billed by what it finds", UNSUPPORTED, "x_search is not supported: .*",
+           tools=[{"type": "web_search", "x_search": {}}]),
+    *(
+        fields(f"stop_server_tools_when {value!r}", MALFORMED, "stop_server_tools_when must be a list",
+               stop_server_tools_when=value)
+        for value in ({"type": "max_cost"}, {}, "max_cost", "", 1, 0, True, False)
+    ),
+    fields("a file", UNSUPPORTED, FILES, messages=[{"role": "user", "content": [{"type": "file", "file": {}}]}]),
+    fields("a file with an engine that costs a fee", UNSUPPORTED, FILES,
+           messages=[{"role": "user", "content": [{"type": "file", "file": {}}]}],
+           plugins=[{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]),
+    fields("a file with an engine that is a list", UNSUPPORTED, FILES,
+           messages=[{"role": "user", "content": [{"type": "file", "file": {}}]}],
+           plugins=[{"id": "file-parser", "pdf": {"engine": ["native"]}}]),
+    fields("content of a new type", UNSUPPORTED, 'content of type "document" is not supported: .*',
+           messages=[{"role": "user", "content": [{"type": "document"}]}]),
     fields("tools an object", MALFORMED, "tools must be a list", tools={"type": "function"}),
     fields("a tool that is a string", MALFORMED, r"tools\[0\] must be an object", tools=["web_search"]),
     *(
@@ -215,6 +320,17 @@ FIELDS = [
     *(
         fields(f"provider {value!r}", MALFORMED, "provider must be an object", provider=value)
         for value in ("openai", ["openai"], 1, True, False, "", [])
+    ),
+    *(
+        fields(f"provider with {name} {value!r}", MALFORMED, rf"provider\.{name} must be a list of providers' names",
+               provider={name: value})
+        for name in ("order", "only")
+        for value in ("openai", {"openai": 1}, [{"slug": "openai/priority"}], [1])
+    ),
+    *(
+        fields(f"provider with {name}", UNSUPPORTED, rf"provider\.{name} is not supported: it may change the price",
+               provider={name: {"a": 1}})
+        for name in ("options", "Order", "service_tier")
     ),
     *(
         fields(f"max_price {value!r}", MALFORMED, r"provider\.max_price must be an object",
@@ -405,8 +521,56 @@ def test_a_refused_method_names_the_one_that_is_allowed(door: Door) -> None:
 
 def test_a_field_that_is_refused_is_named_for_programs(door: Door) -> None:
     assert door.chat(plugins=[{"id": "web"}]).json["error"]["metadata"]["field"] == "plugins"
+    assert door.chat(tools=[{"type": "web_search"}]).json["error"]["metadata"]["field"] == "tools"
+    assert door.chat(models=["@preset/x"]).json["error"]["metadata"]["field"] == "models"
     assert door.chat(n=2).json["error"]["metadata"]["field"] == "n"
     assert door.chat(model="nobody/nothing").json["error"]["metadata"]["model"] == "nobody/nothing"
+
+
+NOT_ALLOWED = r"(.*) is not among the models that this tenant may use"
+
+
+@pytest.mark.parametrize(
+    ("settings", "members", "named"),
+    [
+        ({"FAREBOX_ALLOWED_MODELS": "sim/ok"}, {"models": ["sim/cent"]}, "sim/cent"),
+        ({"FAREBOX_ALLOWED_MODELS": "sim/ok"}, {"model": None, "models": ["sim/cent"]}, "sim/cent"),
+        ({"FAREBOX_DENIED_MODELS": "*:nitro"}, {"model": "sim/ok:nitro"}, "sim/ok:nitro"),
+        ({"FAREBOX_DENIED_MODELS": "*:nitro"}, {"model": "sim/ok:nitro:exacto"}, "sim/ok:nitro:exacto"),
+        ({"FAREBOX_DENIED_MODELS": "*:nitro"}, {"models": ["sim/ok:floor:nitro:floor"]}, "sim/ok:floor:nitro:floor"),
+        ({"FAREBOX_DENIED_MODELS": "*-pro"}, {"model": "sim/pro-base", "reasoning": {"mode": "pro"}},
+         "sim/pro-base-pro"),
+        ({"FAREBOX_ALLOWED_MODELS": "sim/pro-base"}, {"model": "sim/pro-base", "reasoning": {"mode": "pro"}},
+         "sim/pro-base-pro"),
+        ({"FAREBOX_ALLOWED_MODELS": "sim/tiers-2"}, {"model": "sim/tiers-2", "speed": "fast"}, "sim/tiers-2-fast"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_spelling_gets_around_the_lists_of_models(
+    settings: dict[str, str], members: dict[str, Any], named: str, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(**settings)
+    refused = door.chat(**members)
+    assert (refused.status, refused.reason) == (403, "model_not_allowed")
+    assert re.fullmatch(NOT_ALLOWED, refused.json["error"]["message"]).group(1) == named  # type: ignore[union-attr]
+    assert chats(simulator) == 0
+    assert door.usage()["daily"]["held_usd"] == 0
+
+
+@pytest.mark.parametrize(
+    ("allowed", "members"),
+    [
+        ("sim/pro-base*", {"model": "sim/pro-base", "reasoning": {"mode": "pro"}}),
+        ("sim/tiers-2,sim/tiers-2-fast", {"model": "sim/tiers-2", "service_tier": "priority"}),
+        ("sim/tiers-2", {"model": "sim/tiers-2:nitro"}),
+        ("sim/tiers-2", {"model": "sim/tiers-2", "service_tier": "flex"}),
+    ],
+    ids=str,
+)
+def test_what_the_lists_allow_passes_in_every_mode_of_its_own(
+    allowed: str, members: dict[str, Any], make_door: MakeDoor
+) -> None:
+    assert make_door(FAREBOX_ALLOWED_MODELS=allowed).chat(**members).status == 200
 
 
 def test_the_same_header_twice_with_the_same_value_is_one(door: Door) -> None:
@@ -535,7 +699,11 @@ def test_a_budget_of_zero_refuses_what_costs_and_passes_what_is_free(
 ) -> None:
     door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0"))
     assert_exhausted(door.chat(), "day", "2026-11-24T00:00:00Z")
-    assert items(door, embedded_url) == []
+    told = items(door, embedded_url)
+    assert {item["pk"]["S"] for item in told} == {"EVENTS", "TENANT#default"}  # that it is spent, and that this is told
+    assert not any(name == "m" or name.startswith(("h_", "d")) for item in told for name in item)
+    assert_exhausted(door.chat(), "day", "2026-11-24T00:00:00Z")
+    assert items(door, embedded_url) == told
     assert chats(simulator) == 0
     assert door.chat(model="sim/free:free").status == 200
     assert door.usage()["daily"] == {

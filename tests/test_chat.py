@@ -23,8 +23,10 @@ from farebox.chat import (
     max_price_of,
     parse,
     provider_with,
+    stop_with,
 )
 from farebox.errors import BodyTooLarge, Malformed, Refusal, UnsupportedField
+from farebox.policy import Extras
 
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
@@ -227,7 +229,7 @@ class Written:
         return "".join(text for text, _ in self.pieces)
 
 
-READ = {*NAMES, "route", "preset", "web_search_options", "speed"} - {""}
+READ = {*NAMES, "route", "preset", "web_search_options", "speed", "fallbacks", "extra_body", "best_of"} - {""}
 
 spaces = st.sampled_from(["", "", " ", "\n", "\t ", " \r\n "])
 strings = st.text(max_size=5) | st.sampled_from(["}", "{", '"', "\\", "\u00e9", "\U0001f600", ',"max_tokens":1}', "\n"])
@@ -245,7 +247,7 @@ def written(draw: st.DrawFn) -> Written:
     fixed: dict[str, st.SearchStrategy[Any]] = {
         "model": st.just("acme/m1"),
         "max_tokens": st.integers(1, 99),
-        "provider": st.dictionaries(st.sampled_from(["only", "sort"]), values, max_size=2),
+        "provider": st.dictionaries(st.sampled_from(["ignore", "sort"]), values, max_size=2),
     }
     value: dict[str, Any] = {name: draw(fixed.get(name, values)) for name in names}
     value["messages"] = [{"role": "user", "content": draw(strings)}]
@@ -328,18 +330,67 @@ def test_without_a_provider_object_there_is_one_with_the_cap_alone() -> None:
     assert provider_with(asked(), {"prompt": 1}) == '{"max_price":{"prompt":1}}'
 
 
+OURS = '{"type":"max_cost","max_cost_in_dollars":0.25}'
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("", f"[{OURS}]"),
+        (',"stop_server_tools_when":null', f"[{OURS}]"),
+        (',"stop_server_tools_when":[]', f"[{OURS}]"),
+        (',"stop_server_tools_when": [ \n] ', f"[{OURS}]"),
+        (',"stop_server_tools_when": [ {"type":"step_count_is" , "step_count":3.0} ] ',
+         f'[ {{"type":"step_count_is" , "step_count":3.0}},{OURS}]'),
+        (',"stop_server_tools_when":["]",1]', f'["]",1,{OURS}]'),
+        (',"stop_server_tools_when":[{"type":"max_cost","max_cost_in_dollars":9}]',
+         f'[{{"type":"max_cost","max_cost_in_dollars":9}},{OURS}]'),
+    ],
+)  # fmt: skip
+def test_a_cost_is_one_more_reason_to_stop_and_the_clients_own_stay_as_received(given: str, sent: str) -> None:
+    request = parse(f'{{"messages":[{{"role":"user"}}]{given}}}'.encode())
+    stop = stop_with(request, Decimal("0.25"))
+    assert stop == sent
+    assert json.loads(stop)[-1] == json.loads(OURS)
+
+
+@given(st.lists(values, max_size=3), spaces, spaces)
+@settings(max_examples=100, deadline=None)
+def test_whatever_the_clients_reasons_ours_comes_behind_them(theirs: list[Any], before: str, inside: str) -> None:
+    text = json.dumps(theirs, ensure_ascii=False, separators=(f"{inside},", ":"))
+    body = f'{{"messages":[{{"role":"user"}}],"stop_server_tools_when":{before}[{inside}{text[1:]}}}'
+    assert json.loads(stop_with(parse(body.encode()), Decimal("0.25"))) == [*theirs, json.loads(OURS)]
+
+
 # Reading.
 
 
 def test_what_is_read_of_a_request() -> None:
     request = asked(model="acme/m1", stream=True, max_tokens=7)
-    assert (request.model, request.stream, request.max_tokens) == ("acme/m1", True, 7)
-    assert (asked().model, asked().stream, asked().max_tokens) == (None, False, None)
+    assert (request.models, request.stream, request.max_tokens) == (("acme/m1",), True, 7)
+    assert (asked().models, asked().stream, asked().max_tokens) == ((), False, None)
+
+
+@pytest.mark.parametrize(
+    ("members", "models"),
+    [
+        ({"model": "a/x", "models": ["b/y", "c/z"]}, ("a/x", "b/y", "c/z")),
+        ({"models": ["b/y", "a/x"]}, ("b/y", "a/x")),
+        ({"model": None, "models": ["b/y"]}, ("b/y",)),
+        ({"model": "a/x", "models": ["b/y", "a/x", "b/y"]}, ("a/x", "b/y")),
+        ({"model": "a/x", "models": []}, ("a/x",)),
+        ({"model": "a/x", "models": None}, ("a/x",)),
+        ({"model": "a/x", "models": ["a/x:nitro"]}, ("a/x", "a/x:nitro")),
+    ],
+    ids=str,
+)
+def test_the_model_is_tried_first_and_then_the_list_each_once(members: dict[str, Any], models: tuple[str, ...]) -> None:
+    assert asked(**members).models == models
 
 
 @pytest.mark.parametrize("model", [7, "", "a\nb", "x" * 201, "\ud800", ["a"], True])
 def test_a_model_is_a_printable_name(model: object) -> None:
-    with pytest.raises(Malformed, match="model must be the name of a model"):
+    with pytest.raises(Malformed, match="model must name a model with a string of 1 to 200"):
         asked(model=model)
 
 
@@ -383,44 +434,36 @@ def test_a_message_is_an_object_and_the_wrong_one_is_named() -> None:
         asked(messages=[*HI, "hi"])
 
 
-# What moves the price and cannot be bounded is refused; null means absent, everywhere.
+# What moves the price is looked at (all of it in test_policy.py); null means absent, everywhere.
+
+
+def test_what_moves_the_price_is_read_of_the_members_that_the_body_has() -> None:
+    request = asked(
+        models=["acme/m1:nitro", "acme/m2"], service_tier="flex", reasoning={"mode": "pro"}, plugins=[{"id": "web"}]
+    )
+    assert request.models == ("acme/m1:nitro", "acme/m2")
+    assert request.extras == Extras(service_tiers=frozenset({"flex"}), is_pro=True, web_results=10)
+
+
+def test_a_file_is_counted_where_the_request_has_a_free_engine_and_refused_where_not() -> None:
+    members = {"messages": [{"role": "user", "content": [{"type": "file"}, {"type": "image_url"}]}]}
+    free = asked(**members, plugins=[{"id": "file-parser", "pdf": {"engine": "native"}}])
+    assert (free.media_parts, free.extras.parses_files_free) == (2, True)
+    with pytest.raises(UnsupportedField, match="files are supported only with an engine"):
+        asked(**members)
 
 
 @pytest.mark.parametrize(
     ("members", "field"),
     [
-        ({"models": ["a/b"]}, "models"),
-        ({"models": "a/b"}, "models"),
-        ({"route": "fallback"}, "route"),
         ({"preset": "cheap"}, "preset"),
-        ({"plugins": [{"id": "web"}]}, "plugins"),
-        ({"web_search_options": {}}, "web_search_options"),
-        ({"speed": "fast"}, "speed"),
-        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
-        ({"audio": {"voice": "alloy"}}, "audio"),
-        ({"image_config": {"aspect_ratio": "1:1"}}, "image_config"),
-        ({"deferred_tools": {}}, "deferred_tools"),
-        ({"provider": {"options": {"openai": {"service_tier": "priority"}}}}, "provider"),
-        ({"provider": {"new_option": 1}}, "provider"),
-        ({"provider": {"only": ["openai/priority"]}}, "provider"),
-        ({"provider": {"only": ["OpenAI/Priority"]}}, "provider"),
-        ({"provider": {"order": ["deepinfra", "openai/flex"]}}, "provider"),
-        ({"prompt": "Once upon"}, "prompt"),
+        ({"model": "acme/m@preset/x"}, "model"),
+        ({"models": ["acme/m", "@preset/x"]}, "models"),
         ({"n": 2}, "n"),
-        ({"n": True}, "n"),
-        ({"n": "1"}, "n"),
-        ({"n": 0}, "n"),
-        ({"service_tier": "priority"}, "service_tier"),
-        ({"service_tier": "flex"}, "service_tier"),
-        ({"service_tier": ["default"]}, "service_tier"),
-        ({"modalities": ["text", "image"]}, "modalities"),
-        ({"modalities": ["audio"]}, "modalities"),
-        ({"modalities": "text"}, "modalities"),
-        ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
-        ({"tools": [{"type": "openrouter:web_search"}]}, "tools"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"tools": [{"type": "function"}, {}]}, "tools"),
+        ({"provider": {"options": {"openai": {"service_tier": "priority"}}}}, "provider"),
         ({"tools": [{"type": ["function"]}]}, "tools"),
+        ({"plugins": [{"id": "fusion"}]}, "plugins"),
+        ({"messages": [{"role": "user", "content": [{"type": "something_new"}]}]}, "messages"),
     ],
     ids=str,
 )
@@ -428,58 +471,44 @@ def test_what_changes_the_price_out_of_sight_is_refused_by_name(members: dict[st
     with pytest.raises(UnsupportedField) as refused:
         asked(**members)
     assert refused.value.facts == {"field": field}
-    assert field in refused.value.message
-
-
-@pytest.mark.parametrize("kind", ["file", "something_new", ""])
-def test_content_that_may_cost_a_fee_is_refused_by_its_type(kind: str) -> None:
-    with pytest.raises(UnsupportedField, match=f'content of type "{kind}"') as refused:
-        message(content=[{"type": "text"}, {"type": kind, "file": {"file_data": "https://example.com/a.pdf"}}])
-    assert refused.value.facts == {"field": "messages"}
 
 
 @pytest.mark.parametrize(
     "members",
     [
-        {"models": []},
-        {"plugins": []},
-        {"n": 1},
-        {"service_tier": "auto"},
-        {"service_tier": "default"},
-        {"modalities": ["text"]},
-        {"reasoning": {"effort": "high", "mode": None}},
-        {"reasoning": {"mode": "standard"}},
-        {"reasoning": "high"},
-        {"tools": []},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"temperature": 0.1, "seed": 1, "user": "u", "usage": {"include": True}, "transforms": ["middle-out"]},
-        {"stream_options": {"include_usage": True}},
-        {"provider": {"max_price": {"prompt": "1.5", "completion": 2, "image": None}}},
-        {"provider": {"max_price": None}},
-        {"provider": {"order": ["deepinfra/turbo", "openai"], "only": None, "ignore": ["x/priority"], "sort": "price"}},
+        {"stream_options": {"include_usage": True}, "debug": {"echo_upstream_body": True}, "session_id": "s"},
+        {"max_output_tokens": 10**9, "thinking": {"type": "enabled", "budget_tokens": 2000}, "verbosity": "high"},
+        {"reasoning": "high"},
         dict.fromkeys([
             "models", "route", "preset", "plugins", "web_search_options", "speed", "prompt", "n", "service_tier",
             "modalities", "reasoning", "tools", "provider", "model", "stream", "max_tokens", "max_completion_tokens",
-            "prediction", "audio", "image_config", "deferred_tools", "functions", "response_format",
+            "prediction", "audio", "image_config", "deferred_tools", "functions", "response_format", "extra_body",
+            "fallbacks", "best_of", "tool_choice", "stop_server_tools_when", "prompt_cache_retention", "cache_control",
         ]),
     ],
     ids=lambda members: "all-null" if len(members) > 9 else str(members),
 )  # fmt: skip
 def test_what_does_not_change_the_price_is_taken(members: dict[str, Any]) -> None:
-    assert asked(**members).members.keys() == {"messages", *members}
+    request = asked(**members)
+    assert request.members.keys() == {"messages", *members}
+    assert (request.extras, request.has_long_cache_writes) == (Extras(), False)
 
 
 @pytest.mark.parametrize(
     ("members", "says"),
     [
         ({"provider": "deepinfra"}, "provider must be an object"),
-        ({"provider": []}, "provider must be an object"),
-        ({"provider": {"max_price": 1}}, "provider.max_price must be an object"),
-        ({"provider": {"max_price": {"prompt": -1}}}, "provider.max_price.prompt must be a number"),
-        ({"provider": {"max_price": {"completion": "x"}}}, "provider.max_price.completion must be a number"),
-        ({"provider": {"max_price": {"image": True}}}, "provider.max_price.image must be a number"),
+        ({"models": "a/b"}, "models must be a list"),
+        ({"models": {"a/b": 1}}, "models must be a list"),
         ({"tools": {}}, "tools must be a list"),
+        ({"tools": "web_search"}, "tools must be a list"),
         ({"tools": ["f"]}, "tools[0] must be an object"),
+        ({"plugins": {"id": "web"}}, "plugins must be a list"),
+        *(
+            ({"stop_server_tools_when": value}, "stop_server_tools_when must be a list")
+            for value in ({}, {"type": "max_cost"}, "", "max_cost", 0, 1, False, True)
+        ),
     ],
     ids=str,
 )
@@ -529,7 +558,16 @@ def test_media_is_counted_over_all_messages() -> None:
         ({"cache_control": {"type": "ephemeral"}}, False),
         ({"cache_control": {"type": "ephemeral", "ttl": "5m"}}, False),
         ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, True),
+        ({"cache_control": {"type": "ephemeral", "ttl": None}}, False),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1H"}}, True),
+        ({"cache_control": {"type": "ephemeral", "ttl": 3600}}, True),
+        ({"cache_control": {"type": "ephemeral", "ttl": ["5m"]}}, True),
+        ({"prompt_cache_options": {"mode": "explicit"}}, False),
+        ({"prompt_cache_options": {"ttl": "30m"}}, False),
         ({"prompt_cache_options": {"ttl": "12h"}}, True),
+        ({"prompt_cache_retention": "in_memory"}, False),
+        ({"prompt_cache_retention": "24h"}, True),
+        ({"messages": [{"content": [{"type": "text", "prompt_cache_breakpoint": {"ttl": "12h"}}]}]}, True),
         ({"messages": [{"content": [{"type": "text", "text": "x", "cache_control": {"ttl": "1h"}}]}]}, True),
         ({"tools": [{"type": "function", "cache_control": {"ttl": "1h"}}]}, True),
     ],

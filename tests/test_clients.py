@@ -4,14 +4,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import openai
 import openrouter
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 from openrouter import errors
 from openrouter.components import ChatUserMessage
+from openrouter.utils import BackoffStrategy, RetryConfig
 
 from farebox.rest import Response
 from farebox.routes import answer
@@ -19,12 +22,14 @@ from local import gateway
 from local.catalogue import catalogue
 from local.simulator import Simulator
 from local.sockets import Server
-from tests.conftest import DEADLINE, GATEWAY_KEY, Door, MakeDoor, chat_body
+from tests.conftest import GATEWAY_KEY, Door, MakeDoor, chat_body
 
 CHAT = "/api/v1/chat/completions"
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Say hello"}]
 HI = ChatUserMessage(role="user", content="Say hello")
 PATIENCE_S = 20
+CALL_S = 600
+NO_RETRIES = RetryConfig("none", BackoffStrategy(1, 1, 1, 1), retry_connection_errors=False)
 
 
 class Desk:
@@ -38,7 +43,7 @@ class Desk:
         self._lock = threading.Lock()
 
     def handle(self, event: dict[str, Any], _context: Any) -> Response:
-        response = answer(self.door.gate, event, DEADLINE)
+        response = answer(self.door.gate, event, time.monotonic() + CALL_S)
         with self._lock:
             self.events.append(event)
             self.answers.append(response.status)
@@ -168,8 +173,8 @@ def test_openai_raises_our_refusals_once_with_reason_and_message(clients: Client
 
 def test_openrouter_raises_our_refusals_once_with_reason_and_message(clients: Clients) -> None:
     send = clients.openrouter.chat.send
-    with pytest.raises(errors.BadRequestResponseError, match="models is not supported") as unsupported:
-        send(model="sim/ok", models=["sim/cent"], messages=[HI])
+    with pytest.raises(errors.BadRequestResponseError, match="modalities is supported only") as unsupported:
+        send(model="sim/ok", modalities=["text", "image"], messages=[HI])
     assert metadata(unsupported.value)["reason"] == "unsupported_field"
     with pytest.raises(errors.UnprocessableEntityResponseError, match="no price") as unpriced:
         send(model="no/such-model", messages=[HI])
@@ -207,7 +212,8 @@ def test_a_spent_budget_is_not_repeated_by_either(make_door: MakeDoor, simulator
 
 
 def test_a_held_budget_is_repeated_by_openai_after_the_time_we_name(make_door: MakeDoor, simulator: Simulator) -> None:
-    door = make_door(DEFAULT_DAILY_BUDGET="0.02", FAREBOX_HOLD_FRACTION="1")
+    opened = make_door(DEFAULT_DAILY_BUDGET="0.02", FAREBOX_HOLD_FRACTION="1").gate
+    door = Door(replace(opened, desk=replace(opened.desk, sleep=lambda _: None)))
     running = door.open("POST", CHAT, chat_body(model="sim/cent", stream=True))
     waits: list[str] = []
 
@@ -266,3 +272,80 @@ def test_an_error_inside_a_200_is_an_error_to_openai(clients: Clients) -> None:
         clients.openai.chat.completions.create(model="sim/error-200", messages=HELLO)
     assert clients.desk.answers == [502]
     assert clients.desk.books() == (0, 0)
+
+
+# Fallbacks.
+
+
+@contextmanager
+def on_sockets(make_door: MakeDoor, simulator: Simulator, chain: str) -> Iterator[Clients]:
+    """Both SDKs, the gateway and the simulator, each behind a socket of its own."""
+    with Server(simulator.handle) as upstream, httpx.HTTPTransport() as sockets:
+        url = f"{upstream.url}/api/v1"
+        door = make_door(upstream=sockets, OPENROUTER_BASE_URL=url, FALLBACK_MODEL_CHAIN=chain)
+        with clients_of(door) as opened:
+            yield opened
+
+
+@pytest.mark.parametrize(
+    "model", ["sim/502", "sim/refuse", "sim/504", "sim/error-200", "sim/comments-then-error", "sim/cut-early"]
+)
+def test_both_get_the_answer_of_another_model_plain_and_streamed(
+    make_door: MakeDoor, simulator: Simulator, model: str
+) -> None:
+    with on_sockets(make_door, simulator, "sim/reasoning") as clients:
+        raw = clients.openai.chat.completions.with_raw_response.create(model=model, messages=HELLO, max_tokens=500)
+        assert raw.headers["X-Farebox-Fallback-From"] == model
+        assert raw.parse().model == "sim/reasoning"
+        chunks = list(clients.openai.chat.completions.create(model=model, messages=HELLO, max_tokens=500, stream=True))
+        assert {chunk.model for chunk in chunks} == {"sim/reasoning"}
+        whole = clients.openrouter.chat.send(model=model, messages=[HI], max_tokens=500)
+        assert whole.model == "sim/reasoning"
+        with clients.openrouter.chat.send(model=model, messages=[HI], max_tokens=500, stream=True) as stream:
+            assert {chunk.model for chunk in stream} == {"sim/reasoning"}
+        assert clients.desk.answers == [200] * 4
+        spent, held = clients.desk.books()
+        answers = [each for each in simulator.generations if each.model == "sim/reasoning"]
+        assert (len(answers), spent) == (4, sum(each.charge.billed_nanousd for each in answers))
+        assert spent + held >= simulator.billed_nanousd
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_openai_reads_the_list_of_models_that_failed(make_door: MakeDoor, simulator: Simulator, stream: bool) -> None:  # noqa: FBT001
+    with on_sockets(make_door, simulator, "sim/529,sim/error-200") as clients:
+        clients.openai.max_retries = 0
+        with pytest.raises(openai.InternalServerError, match="no model gave an answer") as failed:
+            clients.openai.chat.completions.create(model="sim/502", messages=HELLO, stream=stream)
+        assert reason_of(failed.value) == "all_models_failed"
+        body = failed.value.body
+        assert isinstance(body, dict)
+        assert [each["model"] for each in body["metadata"]["attempts"]] == ["sim/502", "sim/529", "sim/error-200"]
+        assert clients.desk.books() == (0, 0)
+
+
+def test_openrouter_reads_the_list_of_models_that_failed(make_door: MakeDoor, simulator: Simulator) -> None:
+    with on_sockets(make_door, simulator, "sim/529") as clients:
+        with pytest.raises(errors.BadGatewayResponseError, match="no model gave an answer") as failed:
+            clients.openrouter.chat.send(model="sim/502", messages=[HI], retries=NO_RETRIES)
+        assert [each["model"] for each in metadata(failed.value)["attempts"]] == ["sim/502", "sim/529"]
+        assert clients.desk.books() == (0, 0)
+
+
+def test_openai_does_not_repeat_when_one_of_the_attempts_was_perhaps_billed(
+    make_door: MakeDoor, simulator: Simulator
+) -> None:
+    with on_sockets(make_door, simulator, "sim/502") as clients:
+        with pytest.raises(openai.InternalServerError):
+            clients.openai.chat.completions.create(model="sim/504", messages=HELLO)
+        assert clients.desk.answers == [502]
+
+
+def test_saturation_of_the_account_is_a_rate_limit_to_both(make_door: MakeDoor, simulator: Simulator) -> None:
+    with on_sockets(make_door, simulator, "sim/ok") as clients:
+        clients.openai.max_retries = 0
+        with pytest.raises(openai.RateLimitError) as limited:
+            clients.openai.chat.completions.create(model="sim/402-in-flight", messages=HELLO)
+        assert limited.value.response.headers["Retry-After"] == "3"
+        with pytest.raises(errors.TooManyRequestsResponseError):
+            clients.openrouter.chat.send(model="sim/402-in-flight", messages=[HI])
+        assert clients.desk.answers == [429, 429]

@@ -4,21 +4,25 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from farebox.ledger import Limits
+from farebox.ledger import Hold, Ledger, Limits
 from farebox.store import Store
 from local.simulator import Simulator
 from tests.conftest import Answered, Door, MakeDoor, connected
-from tests.test_exactly_once import Wire, chats_sent
+from tests.test_exactly_once import at as by_clock
+from tests.test_exactly_once import chats_sent
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 NOVEMBER = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ADMITTED = ["reserve", "put_span", "settle"]
+TOLD = ["put_event", "mark"]
+"""A change of a budget's state."""
 USD = 10**9
 OPEN = Limits(10 * USD, 100 * USD, 1)
 SHUT = Limits(0, 100 * USD, 2)
@@ -48,7 +52,7 @@ class Office:
     client: "DynamoDBClient"
     table: str
 
-    def configure(self, limits: Limits, *, tenant: str = "acme", time_zone: str = "UTC") -> None:
+    def configure(self, limits: Limits, *, tenant: str = "acme", time_zone: str = "UTC", **rules: Any) -> None:
         """The tenant's own item."""
         item = {"day_nanousd": limits.day_nanousd, "month_nanousd": limits.month_nanousd, "version": limits.version}
         self.client.put_item(
@@ -57,6 +61,7 @@ class Office:
                 "pk": {"S": f"TENANT#{tenant}"},
                 "sk": {"S": "CONFIG"},
                 "time_zone": {"S": time_zone},
+                **({"rules": {"S": json.dumps(rules)}} if rules else {}),
                 **{name: {"N": str(value)} for name, value in item.items()},
             },
         )
@@ -71,8 +76,8 @@ class Office:
             ExpressionAttributeValues={":v": {"N": str(limits.version)}},
         )
 
-    def change(self, limits: Limits) -> None:
-        self.configure(limits)
+    def change(self, limits: Limits, **rules: Any) -> None:
+        self.configure(limits, **rules)
         self.announce(limits)
 
 
@@ -92,7 +97,7 @@ class Town:
         return Store(self.office.client, self.office.table)
 
     def asked(self) -> list[str]:
-        """The steps that came over the wire since the last time."""
+        """The steps that came over the wire since the last time; circuits are known from the beginning."""
         steps = self.wire.steps
         self.wire.seen.clear()
         return steps
@@ -107,12 +112,17 @@ def town(wire: Wire, make_door: MakeDoor, store_url: str) -> Town:
     second = make_door(store_url=wire.url, FAREBOX_TABLE=table)
     office = Office(connected(store_url), table)
     office.configure(OPEN)
+    door, other_door = (at(clock, each, wire) for each in (first, second))
+    for each in (door, other_door):
+        each.gate.breakers.wait_s("sim/ok")
     wire.seen.clear()
-    return Town(at(clock, first), at(clock, second), wire, clock, office)
+    return Town(door, other_door, wire, clock, office)
 
 
-def at(clock: Clock, door: Door) -> Door:
-    return Door(replace(door.gate, now=clock, desk=replace(door.gate.desk, now=clock)))
+def at(clock: Clock, door: Door, wire: Wire) -> Door:
+    """By this clock; only circuits stand still, so that they are known for ever."""
+    gate = by_clock(NOVEMBER.timestamp, door, wire).gate
+    return Door(replace(gate, now=clock, desk=replace(gate.desk, now=clock)))
 
 
 def call(door: Door, tenant: str = "acme") -> Answered:
@@ -131,7 +141,9 @@ def test_a_lowered_limit_stops_the_very_next_call_of_a_warm_gate(town: Town, sim
     refused = call(town.door)
     assert (refused.status, refused.reason) == (429, "budget_exhausted")
     assert refused.json["error"]["metadata"]["limit_usd"] == 0
-    assert town.asked() == ["reserve", "GetItem", "GetItem"]  # stale; the tenant; the ledger, since nothing ever fits
+    assert town.asked() == ["reserve", "GetItem", "GetItem", *TOLD]  # stale; the tenant; the ledger: nothing ever fits
+    assert call(town.door).status == 429
+    assert town.asked() == ["GetItem"]
     assert chats_sent(simulator) == 1
 
 
@@ -163,7 +175,7 @@ def test_a_raised_limit_lets_the_very_next_call_pass(town: Town) -> None:
     town.office.change(replace(OPEN, version=3))
     town.asked()
     assert call(town.door).status == 200
-    assert town.asked() == ["GetItem", "GetItem", *ADMITTED]  # the ledger, since it never fitted; the tenant
+    assert town.asked() == ["GetItem", "GetItem", *ADMITTED, *TOLD]  # the ledger, since it never fitted; the tenant
 
 
 def test_a_gate_that_knows_newer_limits_tells_the_others_through_the_ledger(town: Town) -> None:
@@ -191,6 +203,44 @@ def test_a_change_for_one_tenant_costs_no_other_tenant_anything(town: Town) -> N
     town.asked()
     assert call(town.door, "zebra").status == 200
     assert town.asked() == ADMITTED
+
+
+def test_changed_rules_reach_the_very_next_call_like_changed_limits(town: Town) -> None:
+    assert call(town.door).status == 200
+    town.office.change(replace(OPEN, version=2), deny=["sim/*"])
+    town.asked()
+    refused = call(town.door)
+    assert (refused.status, refused.reason) == (403, "model_not_allowed")
+    assert town.asked() == ["reserve", "GetItem", "GetItem"]  # stale; the tenant; whether the ledger knows newer rules
+    assert call(town.door).status == 403
+    assert town.asked() == ["GetItem"]
+
+
+def test_rules_that_allow_more_reach_the_very_next_call(town: Town) -> None:
+    town.office.configure(OPEN, deny=["sim/*"])
+    assert call(town.door).status == 403
+    town.office.change(replace(OPEN, version=2))
+    assert call(town.door).status == 200
+
+
+def test_a_tenant_has_its_own_cap_of_calls_in_flight(town: Town) -> None:
+    town.office.configure(OPEN, in_flight=1)
+    in_flight = Hold("f" * 21, 0, 23, 0, 960, "sim/ok")
+    assert isinstance(town.store.reserve("acme", "2026-11", in_flight, OPEN), Ledger)
+    refused = call(town.door)
+    assert (refused.status, refused.reason) == (429, "too_many_in_flight")
+    assert town.asked() == ["GetItem", "reserve"]
+    town.store.settle("acme", "2026-11", in_flight, 0)
+    assert call(town.door).status == 200
+
+
+def test_what_a_tenants_rules_leave_out_is_the_settings(make_door: MakeDoor, embedded_url: str) -> None:
+    door = make_door(FALLBACK_MODEL_CHAIN="sim/cent,sim/ok")
+    office = Office(connected(embedded_url), door.gate.settings.farebox_table)
+    office.configure(OPEN, in_flight=3)
+    tenant, _ = door.gate.desk.directory.at("acme", NOVEMBER)
+    assert (tenant.limits.in_flight, tenant.rules.in_flight) == (3, 3)
+    assert tenant.rules.fallbacks == ("sim/cent", "sim/ok")
 
 
 # Months.

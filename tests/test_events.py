@@ -165,6 +165,17 @@ def test_usage_is_told_of_the_tenant_in_the_path(handler: ModuleType) -> None:
     assert (status, json.loads(body)["tenant"]) == (200, "acme")
 
 
+def test_a_quote_event_is_answered_with_the_tenants_budget_and_nothing_is_called(
+    handler: ModuleType, simulator: Simulator
+) -> None:
+    status, _, body = buffered(handler, "quote")
+    said = json.loads(body)
+    assert (status, said["tenant"], said["feature"]) == (200, "acme", "search")
+    assert (said["outcome"], said["model"], said["max_tokens"]) == ("as_asked", "sim/ok", 100)
+    assert [seen.target for seen in simulator.seen if "chat" in seen.target] == []
+    assert spent(handler) == 0
+
+
 def test_the_query_of_models_goes_upstream(handler: ModuleType, simulator: Simulator) -> None:
     status, _, body = buffered(handler, "models")
     assert status == 200

@@ -1,32 +1,27 @@
-"""A call is booked once, whatever happens to the requests to the store: real retries of boto3 over a line with faults.
+"""A call is booked once, whatever happens to the requests to the store: boto3 really retries on a line with faults."""
 
-`Wire` stands between boto3 and a store. Other files count requests with it.
-"""
-
-import json
 import random
 import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum, auto
-from typing import Any, Self
+from typing import Any
 
-import httpx
 import pytest
 
 from farebox import ledger as oracle
-from farebox.ledger import Hold, Ledger, Limits
+from farebox.breaker import Breakers
+from farebox.ledger import Hold, Ledger, Limits, No
 from farebox.spans import SHARDS
-from farebox.store import LOST, Refused, Store
+from farebox.store import Refused, Store
 from local.child import connect
 from local.simulator import Simulator
-from local.sockets import Cut, HttpRequest, HttpResponse, Server
-from tests.conftest import Door, MakeDoor, new_table
+from tests.conftest import Door, MakeDoor, connected, new_table
+from tests.wire import Fault, Plan, Seen, Wire, always, first, name_of, no_faults
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 MONTH = "2026-11"
@@ -35,150 +30,6 @@ AMPLE = Limits(10**10, 10**11, 0)
 HOLD = Hold("5a1e", 7_000, DAY, 1_795_435_200, 1_795_436_160, "sim/ok")
 THREADS = 40
 CLEAN = ["reserve", "put_span", "settle"]
-
-
-class Fault(Enum):
-    """What happens to one request on its way."""
-
-    LOST = auto()
-    """The store does it; its answer is lost."""
-    TWICE = auto()
-    """The store gets it twice; the second answer comes back."""
-    DROPPED = auto()
-    """The connection ends before the store has seen it."""
-    LATE = auto()
-    """The connection ends, and the store gets the request later: with `Wire.deliver`."""
-    SILENT = auto()
-    """Nobody answers."""
-    THROTTLED = auto()
-    """The store has more to do than it was made for."""
-    FAILED = auto()
-    """The store answers 500."""
-    JUNK = auto()
-    """200, but it is not the store that answers."""
-
-
-def name_of(fault: Fault) -> str:
-    """For the name of a case."""
-    return fault.name.lower()
-
-
-ANSWERS = {
-    Fault.THROTTLED: (400, "application/x-amz-json-1.0", b'{"__type":"#ProvisionedThroughputExceededException"}'),
-    Fault.FAILED: (500, "application/x-amz-json-1.0", b'{"__type":"#InternalServerError"}'),
-    Fault.JUNK: (200, "text/html", b"<html>Welcome to the hotel's network</html>"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A request to the store, and the step of a call that it is."""
-
-    operation: str
-    body: bytes
-
-    @property
-    def step(self) -> str:
-        if self.operation == "UpdateItem" and self.key[0].startswith("SPANS#"):
-            return "resolve_span"
-        if self.operation == "UpdateItem":
-            return "settle" if "REMOVE" in json.loads(self.body)["UpdateExpression"] else "reserve"
-        if self.operation == "PutItem":
-            return "remind" if self.key[0] == LOST else "put_span"
-        return {"DeleteItem": "forget"}.get(self.operation, self.operation)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Partition and sort key of the item."""
-        said = json.loads(self.body)
-        key = said.get("Key") or said["Item"]
-        return key["pk"]["S"], key["sk"]["S"]
-
-
-Plan = Callable[[Seen], Fault | None]
-
-
-class Wire:
-    """Passes requests on to a store, remembers them, and breaks those that the plan says."""
-
-    def __init__(self, store_url: str) -> None:
-        self.seen: list[Seen] = []
-        self.plan: Plan = no_faults
-        self._late: list[HttpRequest] = []
-        self._over = threading.Event()
-        self._client = httpx.Client(base_url=store_url, timeout=30, limits=httpx.Limits(max_connections=None))
-        self._server = Server(self._handle)
-        self.url = self._server.url
-
-    @property
-    def steps(self) -> list[str]:
-        return [seen.step for seen in self.seen]
-
-    @property
-    def operations(self) -> list[str]:
-        return [seen.operation for seen in self.seen]
-
-    def deliver(self) -> None:
-        """Let the store have what was late."""
-        while self._late:
-            self._forward(self._late.pop())
-
-    def hang_up(self) -> None:
-        """From now on connections are refused."""
-        self._over.set()
-        self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if not self._over.is_set():
-            self.hang_up()
-        self._client.close()
-
-    def _handle(self, request: HttpRequest) -> HttpResponse:
-        seen = Seen((request.header("x-amz-target") or "").rpartition(".")[2], request.body)
-        self.seen.append(seen)
-        fault = self.plan(seen)
-        if fault in ANSWERS:
-            status, kind, body = ANSWERS[fault]
-            return HttpResponse(status, (("content-type", kind), ("content-length", str(len(body)))), (body,))
-        if fault is Fault.SILENT:
-            self._over.wait()
-        if fault is Fault.LATE:
-            self._late.append(request)
-        if fault in (Fault.SILENT, Fault.LATE, Fault.DROPPED):
-            raise Cut
-        if fault is Fault.TWICE:
-            self._forward(request)
-        response = self._forward(request)
-        if fault is Fault.LOST:
-            raise Cut
-        return response
-
-    def _forward(self, request: HttpRequest) -> HttpResponse:
-        own = {"host", "connection", "content-length", "transfer-encoding", "date", "server"}
-        headers = [(name, value) for name, value in request.headers if name.lower() not in own]
-        answer = self._client.request(request.method, request.target, headers=headers, content=request.body)
-        passed = tuple((name, value) for name, value in answer.headers.items() if name.lower() not in own)
-        return HttpResponse(
-            answer.status_code, (*passed, ("content-length", str(len(answer.content)))), (answer.content,)
-        )
-
-
-def no_faults(_seen: Seen) -> None:
-    """Every request arrives, and so does its answer."""
-
-
-def always(step: str, fault: Fault) -> Plan:
-    """Every try of a step."""
-    return lambda seen: fault if seen.step == step else None
-
-
-def first(step: str, *faults: Fault) -> Plan:
-    """The first tries of a step."""
-    left = iter(faults)
-    return lambda seen: next(left, None) if seen.step == step else None
 
 
 @pytest.fixture
@@ -208,12 +59,29 @@ def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
 
 
 def door_behind(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
-    """A gate at a fixed moment that has asked for the tenant `default` already."""
-    door = make_door(store_url=wire.url, **settings)
-    desk = replace(door.gate.desk, now=lambda: NOW)
-    desk.directory.at("default", NOW)
+    """A gate at a fixed moment that knows the tenant `default` and the circuit of sim/ok already."""
+    door = at(NOW.timestamp, make_door(store_url=wire.url, **settings), wire)
+    door.gate.desk.directory.at("default", NOW)
+    door.gate.breakers.wait_s("sim/ok")
     wire.seen.clear()
-    return Door(replace(door.gate, desk=desk, now=lambda: NOW))
+    return door
+
+
+def at(clock: Callable[[], float], door: Door, wire: Wire) -> Door:
+    """The same gate by another clock, on which nobody really waits."""
+    gate = door.gate
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(clock(), UTC)
+
+    return Door(
+        replace(
+            gate,
+            now=now,
+            desk=replace(gate.desk, now=now, sleep=lambda _: None),
+            breakers=Breakers(connected(wire.url), gate.settings.farebox_table, gate.telemetry.circuit, now=clock),
+        )
+    )
 
 
 def month_of(door: Door) -> Ledger:
@@ -374,15 +242,16 @@ def test_a_settlement_that_arrives_and_is_never_confirmed_is_booked_once(
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.LOST], ids=name_of)
-def test_a_hold_is_not_settled_while_its_span_is_not_known_to_be_written(
-    fault: Fault, embedded_wire: Wire, embedded_door: Door
+def test_a_call_whose_span_is_not_known_to_be_written_is_booked_and_the_sweep_is_told_what_it_cost(
+    fault: Fault, embedded_wire: Wire, embedded_door: Door, simulator: Simulator
 ) -> None:
     embedded_wire.plan = always("put_span", fault)
     assert embedded_door.chat().status == 200
-    assert "settle" not in embedded_wire.steps
-    ledger = month_of(embedded_door)
-    assert ledger.held_nanousd == ledger.committed_nanousd > 0
-    assert [span["sk"] for span in spans_of(embedded_door)] == (list(ledger.holds) if fault is Fault.LOST else [])
+    assert embedded_wire.steps == ["reserve", *["put_span"] * 3, "remind", "settle"]
+    assert month_of(embedded_door) == booked(simulator.billed_nanousd)
+    (reminder,) = embedded_door.gate.store.reminders()
+    assert reminder["cost_nanousd"] == simulator.billed_nanousd
+    assert [span["sk"] for span in spans_of(embedded_door)] == ([reminder["sk"]] if fault is Fault.LOST else [])
 
 
 def test_a_hold_that_is_never_confirmed_sends_nothing_upstream_and_is_released(
@@ -461,3 +330,86 @@ def test_a_hold_that_twenty_threads_settle_is_booked_once_at_the_cost_of_one_of_
     ledger = store.ledger("acme", MONTH)
     assert ledger in [booked(1_000 + number) for number in range(20)]
     assert answers == [ledger] * 20
+
+
+# One hold in the place of another.
+
+NEXT = replace(HOLD, id="5a1e-2", amount_nanousd=9_000, model="sim/cent")
+
+
+@pytest.fixture
+def wired_store(wire: Wire, store_url: str) -> Store:
+    """Behind the wire, with one hold of the tenant `acme`."""
+    store = Store(connected(wire.url), new_table(store_url))
+    store.reserve("acme", MONTH, HOLD, AMPLE)
+    wire.seen.clear()
+    return store
+
+
+SWAPPED = Ledger(9_000, {DAY: 9_000}, {NEXT.id: NEXT}, 0)
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.TWICE, Fault.DROPPED], ids=name_of)
+def test_a_swap_that_is_lost_or_comes_twice_is_made_once(fault: Fault, wire: Wire, wired_store: Store) -> None:
+    wire.plan = first("swap", fault)
+    assert wired_store.swap("acme", MONTH, HOLD, NEXT, AMPLE) == SWAPPED
+    assert wired_store.ledger("acme", MONTH) == SWAPPED
+    assert wire.steps.count("swap") == (1 if fault is Fault.TWICE else 2)
+
+
+def test_a_swap_that_fills_the_budget_is_made_by_a_request_that_is_repeated(wire: Wire, wired_store: Store) -> None:
+    wire.plan = first("swap", Fault.TWICE)
+    exact = Limits(NEXT.amount_nanousd, NEXT.amount_nanousd, 0)
+    assert wired_store.swap("acme", MONTH, HOLD, NEXT, exact) == SWAPPED
+
+
+@pytest.mark.parametrize("cost", [0, 500])
+def test_a_copy_of_swap_that_arrives_after_the_call_has_ended_changes_nothing(
+    cost: int, wire: Wire, wired_store: Store
+) -> None:
+    wire.plan = first("swap", Fault.LATE)
+    wired_store.swap("acme", MONTH, HOLD, NEXT, AMPLE)
+    wired_store.settle("acme", MONTH, NEXT, cost)
+    wire.deliver()
+    assert wired_store.ledger("acme", MONTH) == booked(cost)
+
+
+def test_a_hold_that_twenty_threads_swap_for_others_is_swapped_for_one_of_them(store: Store) -> None:
+    store.reserve("acme", MONTH, HOLD, AMPLE)
+    others = [replace(NEXT, id=f"5a1e-{number}") for number in range(20)]
+    answers = at_once(20, lambda number: store.swap("acme", MONTH, HOLD, others[number], AMPLE))
+    (made,) = (answer for answer in answers if isinstance(answer, Ledger))
+    assert store.ledger("acme", MONTH) == made
+    assert (made.committed_nanousd, len(made.holds)) == (9_000, 1)
+    assert [answer for answer in answers if answer != made] == [Refused(No.NO_ROOM, made)] * 19
+
+
+# As many calls in flight as may be.
+
+
+def test_forty_threads_never_pass_the_cap_of_calls_in_flight(store: Store) -> None:
+    limits = replace(AMPLE, in_flight=7)
+    holds = [replace(HOLD, id=f"{number}") for number in range(THREADS)]
+    answers = at_once(THREADS, lambda number: store.reserve("acme", MONTH, holds[number], limits))
+    made = [hold for hold, answer in zip(holds, answers, strict=True) if isinstance(answer, Ledger)]
+    assert len(made) == 7
+    assert {answer.why for answer in answers if isinstance(answer, Refused)} == {No.TOO_MANY}
+    at_once(7, lambda number: store.settle("acme", MONTH, made[number], 1))
+    again = at_once(THREADS, lambda number: store.reserve("acme", MONTH, replace(HOLD, id=f"b{number}"), limits))
+    assert sum(isinstance(answer, Ledger) for answer in again) == 7
+
+
+@pytest.mark.parametrize("step", ["reserve", "swap", "settle"])
+def test_a_request_that_comes_twice_is_counted_once(step: str, wire: Wire, wired_store: Store) -> None:
+    wire.plan = first(step, Fault.TWICE)
+    others = [replace(HOLD, id=f"{number}") for number in range(3)]
+    for other in others:
+        wired_store.reserve("acme", MONTH, other, AMPLE)
+    wired_store.swap("acme", MONTH, HOLD, NEXT, AMPLE)
+    wired_store.settle("acme", MONTH, others[0], 1)
+    wire.plan = no_faults
+    last = replace(HOLD, id="last")
+    full = wired_store.reserve("acme", MONTH, last, replace(AMPLE, in_flight=3))
+    assert isinstance(full, Refused)
+    assert full.why is No.TOO_MANY
+    assert isinstance(wired_store.reserve("acme", MONTH, last, replace(AMPLE, in_flight=4)), Ledger)

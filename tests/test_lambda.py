@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import pytest
 
 from farebox.spans import SHARDS
 from farebox.store import Store
+from local.answers import COMMENT, PADDING
 from local.child import ROOT
 from local.gateway import event_of
 from local.simulator import Simulator
@@ -33,6 +35,10 @@ EVENTS = ROOT / "events"
 CHAT = "/api/v1/chat/completions"
 SETTLE_S = 10
 """What functions/proxy/handler.py keeps of the function's time."""
+COMMENTS = 2
+"""Pieces with which each stream of the simulator begins. The function keeps them until the first delta is there."""
+BEGUN = COMMENTS + 1
+DELTA = b'"delta"'
 
 
 class Paced:
@@ -59,23 +65,35 @@ class Paced:
 
 
 class Flooding(Paced):
-    """A body that begins with more comments than all buffers on the way can take."""
+    """A body that goes on with more comments than all buffers on the way can take."""
 
     def __iter__(self) -> Iterator[bytes]:
+        pieces = iter(self._body)
+        yield from islice(pieces, BEGUN)
         for _ in range(40):
             yield b": " + b"-" * 1_000_000 + b"\n\n"
-        yield from self._body
+        yield from pieces
 
 
 @dataclass(slots=True)
 class Upstream:
-    """The simulated OpenRouter; while it is paced, each `step` makes one piece of a chat's answer."""
+    """The simulated OpenRouter; while it is paced, each `step` makes one piece of a chat's answer.
 
-    simulator: Simulator = field(default_factory=Simulator)
+    It takes its time, since the function's clock is a real one, until it is to `run_on`.
+    """
+
+    simulator: Simulator = field(init=False)
     is_paced: bool = False
     is_flooding: bool = False
     made: list[bytes] = field(default_factory=list)
     _steps: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _is_hurried: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.simulator = Simulator(sleep=self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        self._is_hurried.wait(seconds)
 
     def handle(self, request: HttpRequest) -> HttpResponse:
         response = self.simulator.handle(request)
@@ -84,11 +102,12 @@ class Upstream:
         body = (Paced if self.is_paced else Flooding)(response.body, self._steps, self.made)
         return HttpResponse(response.status, response.headers, body)
 
-    def step(self) -> None:
-        self._steps.release()
+    def step(self, times: int = 1) -> None:
+        self._steps.release(times)
 
     def run_on(self) -> None:
-        """Make all the rest."""
+        """Make all the rest, at once."""
+        self._is_hurried.set()
         self._steps.release(10_000)
 
     def begin(self) -> None:
@@ -97,6 +116,7 @@ class Upstream:
         self.is_paced = self.is_flooding = False
         self.made = []
         self._steps = threading.Semaphore(0)
+        self._is_hurried.clear()
 
     @property
     def chats(self) -> int:
@@ -275,10 +295,8 @@ def test_a_streamed_chat_leaves_piece_by_piece_and_is_settled_before_its_end(str
     upstream.is_paced = True
     sent = event("chat-streamed", tenant)
     with calling(streaming, sent):
-        upstream.step()
-        wiretap.wait_for(b"PROCESSING")
-        upstream.step()
-        for number in range(2, 9):
+        upstream.step(COMMENTS)
+        for number in range(COMMENTS, 9):
             upstream.step()
             # This piece has left the function, and the next one is not made yet.
             heard = wiretap.wait_for(upstream_piece(upstream, number))
@@ -319,12 +337,24 @@ def test_a_plain_chat_is_one_chunk_with_its_cost_in_the_prelude(streaming: Proxy
     streaming.assert_answered(tenant)
 
 
-def test_a_plain_chat_that_is_kept_alive_with_white_space_streams_it(streaming: Proxy, tenant: str) -> None:
-    post = streaming.sandbox.stream(event("chat", tenant, model="sim/pad"))
-    assert post.prelude["statusCode"] == 200
-    assert len(post.chunks) > 2
-    assert post.chunks[1].strip() == b""
-    assert json.loads(post.body)["choices"]
+@pytest.mark.parametrize(
+    ("name", "sign_of_life"), [("chat", PADDING), ("chat-streamed", COMMENT)], ids=["plain", "streamed"]
+)
+def test_a_client_is_kept_alive_while_a_model_is_still_at_work(
+    name: str, sign_of_life: bytes, streaming: Proxy, tenant: str
+) -> None:
+    upstream, wiretap = streaming.upstream, streaming.sandbox.wiretap
+    upstream.is_paced = True
+    with calling(streaming, event(name, tenant, model="sim/comments-then-answer")):
+        upstream.step(12)  # the last of them comes more than PEEK_S after the first; no answer is made yet
+        assert b'{"statusCode": 200, ' in wiretap.wait_for(sign_of_life)
+        assert set(upstream.made) == {sign_of_life}
+        assert streaming.billed == 0
+    post = last_post(wiretap.heard())
+    assert post.chunks[1] == sign_of_life
+    assert "X-Farebox-Cost-Usd" not in post.prelude["headers"]
+    assert post.body == b"".join(upstream.made)
+    assert post.trailers == {}
     streaming.assert_answered(tenant)
 
 
@@ -337,13 +367,16 @@ def test_a_refusal_is_a_stream_of_one_chunk_and_nothing_goes_upstream(streaming:
     streaming.assert_untouched("poor")
 
 
-@pytest.mark.parametrize("name", ["chat", "chat-streamed"])
-def test_a_refusal_of_upstream_has_its_own_status(name: str, streaming: Proxy, tenant: str) -> None:
-    post = streaming.sandbox.stream(event(name, tenant, model="sim/429"))
-    assert (post.prelude["statusCode"], reason(post.body)) == (429, "upstream_error")
+# A model each: one that says Retry-After is not asked again for so long.
+@pytest.mark.parametrize(("name", "status", "wait"), [("chat", 429, "2"), ("chat-streamed", 503, "4")])
+def test_a_refusal_of_upstream_has_its_own_status(
+    name: str, status: int, wait: str, streaming: Proxy, tenant: str
+) -> None:
+    post = streaming.sandbox.stream(event(name, tenant, model=f"sim/{status}"))
+    assert (post.prelude["statusCode"], reason(post.body)) == (status, "upstream_error")
     assert post.prelude["headers"]["Content-Type"] == "application/json"
-    assert post.prelude["headers"]["Retry-After"] == "2"
-    streaming.assert_declined(tenant, "status_429")
+    assert post.prelude["headers"]["Retry-After"] == wait
+    streaming.assert_declined(tenant, f"status_{status}")
 
 
 @pytest.mark.parametrize("name", ["chat", "chat-streamed"])
@@ -390,7 +423,8 @@ def test_invocations_in_a_row_share_what_the_first_one_learned(streaming: Proxy,
     assert len(prices) == len(set(prices))
 
 
-def test_a_client_that_goes_away_is_paid_for_in_full(streaming: Proxy, tenant: str) -> None:
+@pytest.mark.parametrize(("pieces", "got"), [(1, b""), (BEGUN, DELTA)], ids=["in-silence", "in-the-middle"])
+def test_a_client_that_goes_away_is_paid_for_in_full(pieces: int, got: bytes, streaming: Proxy, tenant: str) -> None:
     upstream, wiretap = streaming.upstream, streaming.sandbox.wiretap
     upstream.is_paced = True
     address = urlsplit(streaming.sandbox.url)
@@ -398,8 +432,9 @@ def test_a_client_that_goes_away_is_paid_for_in_full(streaming: Proxy, tenant: s
     with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
         client.sendall(b"POST /2015-03-31/functions/function/invocations HTTP/1.1\r\nHost: sandbox\r\n")
         client.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-        upstream.step()
-        wiretap.wait_for(b"PROCESSING")
+        upstream.step(pieces)
+        upstream_piece(upstream, pieces - 1)
+        wiretap.wait_for(got)
     upstream.run_on()
     assert streaming.sandbox.invoke(event("health")).status_code == 200  # the emulator serves one after the other
     streaming.assert_answered(tenant)
@@ -408,10 +443,10 @@ def test_a_client_that_goes_away_is_paid_for_in_full(streaming: Proxy, tenant: s
 def test_a_connection_to_lambda_that_breaks_costs_what_upstream_bills(streaming: Proxy, tenant: str) -> None:
     upstream, wiretap = streaming.upstream, streaming.sandbox.wiretap
     upstream.is_paced = True
-    wiretap.hang_up_at(b"PROCESSING")
+    wiretap.hang_up_at(DELTA)
     with calling(streaming, event("chat-streamed", tenant, model="sim/cent")):
-        upstream.step()
-        wiretap.wait_for(b"PROCESSING")
+        upstream.step(BEGUN)
+        wiretap.wait_for(DELTA)
     streaming.assert_answered(tenant)
     assert b"cut short" in streaming.sandbox.log.read_bytes()
     assert streaming.sandbox.stream(event("health")).prelude["statusCode"] == 200
@@ -514,26 +549,57 @@ def short(root: Path, embedded_url: str) -> Iterator[Proxy]:
         yield running
 
 
-@pytest.mark.parametrize(
-    ("name", "model", "status"),
-    [
-        ("chat-streamed", "sim/pad-forever", 200),
-        ("chat", "sim/pad-forever", 200),
-        ("chat-streamed", "sim/slow", 200),
-        ("chat", "sim/slow", 504),
-    ],
-)
-def test_a_call_that_does_not_end_is_settled_as_lost_before_the_functions_time_is_up(
-    name: str, model: str, status: int, short: Proxy, tenant: str
+@pytest.fixture(scope="module")
+def patient(root: Path, embedded_url: str) -> Iterator[Proxy]:
+    """A function with more time for a call than a client is kept waiting for its first bytes."""
+    with proxy(root, embedded_url, AWS_LAMBDA_FUNCTION_TIMEOUT=str(SETTLE_S + 7)) as running:
+        running.sandbox.stream(event("chat"))  # prices are known now, too
+        yield running
+
+
+def assert_settled_in_time(place: Proxy, tenant: str) -> None:
+    """As lost, and the environment lives on."""
+    place.assert_kept(tenant, "upstream_timeout")
+    assert place.sandbox.stream(event("health")).prelude["statusCode"] == 200
+    assert b"timed out after" not in place.sandbox.log.read_bytes()
+
+
+@pytest.mark.parametrize("model", ["sim/pad-forever", "sim/slow"])
+@pytest.mark.parametrize("name", ["chat", "chat-streamed"])
+def test_a_call_that_gives_nothing_is_a_504_and_settled_as_lost_before_the_functions_time_is_up(
+    name: str, model: str, short: Proxy, tenant: str
 ) -> None:
     short.upstream.begin()
     post = short.sandbox.stream(event(name, tenant, model=model))
-    assert post.prelude["statusCode"] == status
+    assert (post.prelude["statusCode"], reason(post.body)) == (504, "upstream_timeout")
+    assert post.prelude["headers"]["x-should-retry"] == "false"
+    assert_settled_in_time(short, tenant)
+
+
+@pytest.mark.parametrize("name", ["chat", "chat-streamed"])
+def test_a_call_that_gives_white_space_without_end_ends_with_an_error_before_the_functions_time_is_up(
+    name: str, patient: Proxy, tenant: str
+) -> None:
+    patient.upstream.begin()
+    post = patient.sandbox.stream(event(name, tenant, model="sim/pad-forever"))
+    assert post.prelude["statusCode"] == 200  # it went out with the white space
     text = events_of(post.body)[-1] if name == "chat-streamed" else post.body
     assert reason(text) == "upstream_timeout"
-    short.assert_kept(tenant, "upstream_timeout")
-    assert short.sandbox.stream(event("health")).prelude["statusCode"] == 200
-    assert b"timed out after" not in short.sandbox.log.read_bytes()
+    assert_settled_in_time(patient, tenant)
+
+
+def test_a_stream_that_stops_in_the_middle_ends_with_an_error_before_the_functions_time_is_up(
+    short: Proxy, tenant: str
+) -> None:
+    short.upstream.begin()
+    short.upstream.is_paced = True
+    short.upstream.step(BEGUN)
+    post = short.sandbox.stream(event("chat-streamed", tenant))
+    assert post.prelude["statusCode"] == 200
+    delta, error = events_of(post.body)
+    assert DELTA in delta
+    assert reason(error) == "upstream_timeout"
+    assert_settled_in_time(short, tenant)
 
 
 def test_a_client_that_reads_no_more_cannot_keep_a_call_from_being_settled(short: Proxy, tenant: str) -> None:
@@ -541,9 +607,7 @@ def test_a_client_that_reads_no_more_cannot_keep_a_call_from_being_settled(short
     short.upstream.is_flooding = True
     short.sandbox.wiretap.stop_reading_at(b"/response HTTP")
     short.sandbox.invoke(event("chat-streamed", tenant))
-    short.assert_kept(tenant, "upstream_timeout")
-    assert short.sandbox.stream(event("health")).prelude["statusCode"] == 200
-    assert b"timed out after" not in short.sandbox.log.read_bytes()
+    assert_settled_in_time(short, tenant)
 
 
 def test_a_function_without_time_for_a_call_makes_none(root: Path, embedded_url: str, tenant: str) -> None:

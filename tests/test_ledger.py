@@ -7,7 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farebox.ledger import Hold, Ledger, Limits, No, Shortage, reserve, retry_after_s, settle, shortage
+from farebox.ledger import (
+    MONTH,
+    Ceilings,
+    Hold,
+    Ledger,
+    Limits,
+    No,
+    Shortage,
+    lower,
+    reserve,
+    retry_after_s,
+    settle,
+    shortage,
+    swap,
+)
 
 LIMITS = Limits(day_nanousd=100, month_nanousd=150, version=1)
 
@@ -31,7 +45,7 @@ def made(*holds: Hold, ledger: Ledger | None = None, limits: Limits = LIMITS) ->
 
 @dataclass(frozen=True)
 class Step:
-    """A message: a new hold, the end of an old one, or limits that change."""
+    """A message: a new hold, also in the place of an old one, the end of an old one, or limits that change."""
 
     kind: str
     which: int
@@ -54,6 +68,11 @@ class Books:
     def held(self, day: int | None = None) -> int:
         return sum(each.amount_nanousd for each in self._of(day) if each.id not in self.costs)
 
+    def has_room(self, day: int, more: int, limits: Limits) -> bool:
+        return more <= 0 or (
+            self.committed(day) + more <= limits.day_nanousd and self.committed() + more <= limits.month_nanousd
+        )
+
     def _of(self, day: int | None) -> list[Hold]:
         return [each for each in self.made.values() if day in (None, each.day)]
 
@@ -61,7 +80,7 @@ class Books:
 steps = st.lists(
     st.builds(
         Step,
-        st.sampled_from(["hold", "hold", "settle", "limits"]),
+        st.sampled_from(["hold", "hold", "swap", "settle", "limits"]),
         which=st.integers(0, 20),
         amount=st.integers(0, 80),
         day=st.integers(1, 3),
@@ -82,32 +101,53 @@ def agrees(ledger: Ledger, books: Books) -> None:
     assert set(ledger.holds) == books.made.keys() - books.costs.keys()
 
 
+def reserved(ledger: Ledger, books: Books, new: Hold, limits: Limits, repeats: int) -> Ledger:
+    fits = books.has_room(new.day, new.amount_nanousd, limits)
+    for _ in range(repeats):
+        after = reserve(ledger, new, limits)
+        ledger = after if isinstance(after, Ledger) else ledger
+    assert isinstance(after, Ledger) is fits
+    if fits:
+        books.made[new.id] = new
+    return ledger
+
+
+def swapped(ledger: Ledger, books: Books, old: Hold, new: Hold, limits: Limits, repeats: int) -> Ledger:
+    fits = old.id not in books.costs and books.has_room(old.day, new.amount_nanousd - old.amount_nanousd, limits)
+    for _ in range(repeats):
+        after = swap(ledger, old, new, limits)
+        ledger = after if isinstance(after, Ledger) else ledger
+    assert isinstance(after, Ledger) is fits
+    if fits:
+        books.costs[old.id] = 0
+        books.made[new.id] = new
+    return ledger
+
+
+def settled(ledger: Ledger, books: Books, ended: Hold, cost: int, repeats: int) -> Ledger:
+    for _ in range(repeats):
+        ledger = settle(ledger, ended, cost)
+    books.costs.setdefault(ended.id, cost)
+    return ledger
+
+
 @given(steps)
 @settings(max_examples=400, deadline=None)
 def test_after_any_messages_the_books_are_true_and_no_admission_passed_a_limit(messages: list[Step]) -> None:
     ledger, books, limits = Ledger(), Books(), LIMITS
     for number, step in enumerate(messages):
-        before = ledger
+        before, name = ledger, f"h{number}"
         if step.kind == "limits":
             limits = Limits(step.amount * 2, step.amount * 3, limits.version + 1)
         elif step.kind == "hold":
-            new = hold(step.amount, step.day, id_=f"h{number}")
-            for _ in range(step.repeats):
-                after = reserve(ledger, new, limits)
-                ledger = after if isinstance(after, Ledger) else ledger
-            fits = step.amount == 0 or (
-                books.committed(step.day) + step.amount <= limits.day_nanousd
-                and books.committed() + step.amount <= limits.month_nanousd
-            )
-            assert isinstance(after, Ledger) is fits
-            if fits:
-                books.made[new.id] = new
+            ledger = reserved(ledger, books, hold(step.amount, step.day, id_=name), limits, step.repeats)
         elif books.made:
-            ended = list(books.made.values())[step.which % len(books.made)]
-            cost = min(step.amount, ended.amount_nanousd)
-            for _ in range(step.repeats):
-                ledger = settle(ledger, ended, cost)
-            books.costs.setdefault(ended.id, cost)
+            old = list(books.made.values())[step.which % len(books.made)]
+            if step.kind == "swap":
+                new = hold(step.amount, old.day, id_=name)
+                ledger = swapped(ledger, books, old, new, limits, step.repeats)
+            else:
+                ledger = settled(ledger, books, old, min(step.amount, old.amount_nanousd), step.repeats)
         assert ledger.spent_nanousd >= before.spent_nanousd
         agrees(ledger, books)
 
@@ -164,6 +204,102 @@ def test_a_step_makes_a_new_ledger_and_leaves_the_old_one() -> None:
     assert empty == Ledger()
     assert one.holds == {"a": hold(10)}
     assert one.committed_by_day == {1: 10}
+
+
+@pytest.mark.parametrize(
+    ("day", "month", "fits"),
+    [(60, 60, True), (59, 60, False), (60, 59, False), (-1, -1, False), (10**9, 10**9, True)],
+    ids=["just-at-both", "day-below", "month-below", "never", "far-above"],
+)
+def test_a_ceiling_is_the_most_that_may_be_committed_before(day: int, month: int, fits: bool) -> None:  # noqa: FBT001 - a table's column
+    before = made(hold(60))
+    after = reserve(before, hold(40, id_="b"), LIMITS, Ceilings(day, month))
+    assert isinstance(after, Ledger) if fits else after is No.NO_ROOM
+
+
+def test_ceilings_never_make_room_that_the_limits_do_not_have() -> None:
+    assert reserve(made(hold(60)), hold(41, id_="b"), LIMITS, Ceilings(10**9, 10**9)) is No.NO_ROOM
+
+
+def test_a_hold_of_nothing_passes_every_ceiling() -> None:
+    assert isinstance(reserve(Ledger(), hold(0), LIMITS, Ceilings(-1, -1)), Ledger)
+
+
+def test_the_lower_of_two_ceilings_is_taken_window_by_window() -> None:
+    assert lower(Ceilings(1, 5), Ceilings(3, 2)) == Ceilings(1, 2)
+    assert lower(Ceilings(1, 5), None) == Ceilings(1, 5)
+    assert LIMITS.ceilings(30) == Ceilings(70, 120)
+
+
+def test_as_many_calls_as_may_be_are_in_flight_and_free_ones_count() -> None:
+    two = replace(LIMITS, in_flight=2)
+    full = made(hold(1, id_="a"), hold(0, id_="b"), limits=two)
+    assert reserve(full, hold(0, id_="c"), two) is No.TOO_MANY
+    assert reserve(full, hold(1, id_="a"), two) == full
+    assert isinstance(reserve(settle(full, hold(1, id_="a"), 1), hold(1, id_="c"), two), Ledger)
+
+
+def test_a_call_that_finds_neither_room_nor_a_place_is_told_of_the_room() -> None:
+    full = made(hold(100))
+    assert reserve(full, hold(1, id_="b"), replace(LIMITS, in_flight=1)) is No.NO_ROOM
+
+
+# Swap.
+
+
+@pytest.mark.parametrize(("amount", "fits"), [(0, True), (59, True), (60, True), (100, True), (101, False)], ids=str)
+def test_one_hold_takes_the_place_of_another_if_the_difference_fits(amount: int, fits: bool) -> None:  # noqa: FBT001 - a table's column
+    old, new = hold(60), hold(amount, id_="a-2")
+    before = made(old)
+    after = swap(before, old, new, LIMITS)
+    if fits:
+        assert after == Ledger(amount, {1: amount}, {"a-2": new}, 1)
+    else:
+        assert after is No.NO_ROOM
+        assert before == made(old)
+
+
+def test_a_swap_needs_no_place_among_the_calls_in_flight() -> None:
+    assert isinstance(swap(made(hold(10)), hold(10), hold(20, id_="a-2"), replace(LIMITS, in_flight=1)), Ledger)
+
+
+def test_a_swap_for_less_or_as_much_passes_also_where_nothing_is_left() -> None:
+    lowered = replace(LIMITS, day_nanousd=5, month_nanousd=5)
+    for amount, fits in ((59, True), (60, True), (61, False)):
+        after = swap(made(hold(60)), hold(60), hold(amount, id_="a-2"), lowered)
+        assert isinstance(after, Ledger) is fits
+
+
+def test_a_hold_that_has_ended_is_not_swapped_and_one_that_was_swapped_is_not_settled() -> None:
+    old, new = hold(60), hold(50, id_="a-2")
+    assert swap(settle(made(old), old, 7), old, new, LIMITS) is No.NO_ROOM
+    swapped = swap(made(old), old, new, LIMITS)
+    assert isinstance(swapped, Ledger)
+    assert settle(swapped, old, 60) is swapped
+    assert swap(swapped, old, new, LIMITS) is swapped
+    assert swap(settle(swapped, new, 7), old, new, LIMITS) is No.NO_ROOM
+
+
+def test_a_swap_by_limits_that_are_older_than_the_ledgers_is_not_made() -> None:
+    ledger = made(hold(60), limits=replace(LIMITS, version=5))
+    assert swap(ledger, hold(60), hold(1, id_="a-2"), replace(LIMITS, version=4)) is No.STALE_LIMITS
+    assert swap(ledger, hold(60), hold(1, id_="a-2"), replace(LIMITS, version=6)) == Ledger(
+        1, {1: 1}, {"a-2": hold(1, id_="a-2")}, 6
+    )
+
+
+def test_marks_of_budget_states_outlive_every_step() -> None:
+    states = {MONTH: "warned@1", "1": "degraded@1"}
+    ledger: Ledger | No = reserve(Ledger(states=states), hold(60), LIMITS)
+    assert isinstance(ledger, Ledger)
+    swapped = swap(ledger, hold(60), hold(50, id_="a-2"), LIMITS)
+    assert isinstance(swapped, Ledger)
+    assert settle(swapped, hold(50, id_="a-2"), 5).states == states
+
+
+def test_what_is_spent_in_a_window_is_found_by_its_name() -> None:
+    ledger = books({1: 10, 12: 20}, {1: 5})
+    assert [ledger.spent_in(window) for window in (MONTH, "1", "12", "2")] == [30, 10, 20, 0]
 
 
 # Settle.

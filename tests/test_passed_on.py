@@ -134,6 +134,148 @@ def test_whatever_is_in_the_clients_provider_what_goes_upstream_is_json(door: Do
             json.loads(sent(simulator).body, parse_constant=pytest.fail)
 
 
+# What moves the price is passed on as it came, with the bounds that the hold was made with.
+
+CAP = b'"provider":{"max_price":{"prompt":%b,"completion":%b}}'
+PLAIN_CAP, TWICE, FOUR_TIMES, SIX_TIMES, CENT = (
+    CAP % caps
+    for caps in (
+        (b"0.153", b"0.612"), (b"0.306", b"1.224"), (b"0.612", b"2.448"), (b"0.918", b"3.672"), (b"10.2", b"10.2"),
+    )
+)  # fmt: skip
+ALLOWANCE = "0.05"
+OUR_STOP = b'{"type":"max_cost","max_cost_in_dollars":0.05}'
+STOP = b',"stop_server_tools_when":[' + OUR_STOP + b"]"
+SEARCH = b'"tools":[{"type":"openrouter:web_search" , "parameters":{"max_results":20}}]'
+IMAGE = b'"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x/y.png"}}]}]'
+FILE = b'"messages":[{"role":"user","content":[{"type":"file","file":{"file_data":"https://x/y.pdf"}}]}]'
+
+# A row: the model and other members as the client wrote them, and what is added behind them.
+PRICED: dict[str, tuple[bytes, bytes]] = {
+    **{
+        f"tier {tier.decode()}": (b'"model":"sim/tiers","service_tier" : "%b"' % tier, cap)
+        for tier, cap in (
+            (b"auto", PLAIN_CAP), (b"default", PLAIN_CAP), (b"flex", PLAIN_CAP), (b"priority", TWICE), (b"fast", TWICE),
+            (b"ultrafast", FOUR_TIMES), (b"scale", FOUR_TIMES),
+        )
+    },
+    "tier null": (b'"model":"sim/tiers","service_tier":null', PLAIN_CAP),
+    "a tier of an endpoint": (b'"model":"sim/tiers","speed":"fast"', TWICE),
+    "a tier of a sibling": (b'"model":"sim/tiers-2","service_tier":"priority"', SIX_TIMES),
+    "speed standard": (b'"model":"sim/tiers-2","speed":"standard"', PLAIN_CAP),
+    "speed fast": (b'"model":"sim/tiers-2","speed":"fast"', SIX_TIMES),
+    "speed fast above a tier": (b'"model":"sim/tiers-2","speed":"fast","service_tier":"flex"', SIX_TIMES),
+    "pro": (b'"model":"sim/pro-base","reasoning":{ "mode":"pro" }', PLAIN_CAP),
+    "nitro": (b'"model":"sim/tiers:nitro"', TWICE),
+    "floor": (b'"model":"sim/tiers:floor"', PLAIN_CAP),
+    "exacto": (b'"model":"sim/tiers:exacto"', PLAIN_CAP),
+    "two suffixes": (b'"model":"sim/tiers:floor:nitro"', TWICE),
+    "online": (b'"model":"sim/ok:online"', PLAIN_CAP),
+    "models": (b'"model":"sim/ok","models":[ "sim/429","sim/cent" ]', CENT),
+    "only models": (b'"models":["sim/429" , "sim/cent"],"route":"fallback"', CENT),
+    "the same model again": (b'"model":"sim/ok","models":["sim/ok","sim/ok"]', PLAIN_CAP),
+    "models and a suffix": (b'"model":"sim/ok","models":["sim/tiers:nitro"]', TWICE),
+    "no models": (b'"model":"sim/ok","models":[]', PLAIN_CAP),
+    "the web plugin": (b'"model":"sim/ok","plugins":[{"id":"web","max_results":20,"engine":"exa"}]', PLAIN_CAP),
+    "a hundred results": (b'"model":"sim/ok","plugins":[{"id":"web","max_results":100}]', PLAIN_CAP),
+    "free plugins": (b'"model":"sim/ok","plugins":[{"id":"response-healing"},{"id":"fusion","enabled":false}]',
+                     PLAIN_CAP),
+    "web search options": (b'"model":"sim/ok","web_search_options":{"search_context_size":"low"}', PLAIN_CAP),
+    "a server tool": (b'"model":"sim/ok",' + SEARCH, PLAIN_CAP + STOP),
+    "a server tool in its short form": (b'"model":"sim/ok","tools":[{"type":"web_search","max_results":3}]',
+                                        PLAIN_CAP + STOP),
+    "a server tool that is chosen": (b'"model":"sim/ok","tool_choice":{"type":"openrouter:web_search"},' + SEARCH,
+                                     PLAIN_CAP + STOP),
+    "functions": (b'"model":"sim/ok","tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"auto"',
+                  PLAIN_CAP),
+    "an hour of cache": (b'"model":"sim/cache-write","cache_control":{"type":"ephemeral","ttl":"1h"}', PLAIN_CAP),
+    "a day of cache": (b'"model":"sim/cache-write","prompt_cache_retention":"24h"', PLAIN_CAP),
+    "what only looks dear": (b'"model":"sim/ok","max_output_tokens":99999,"verbosity":"high","thinking":{},"n":1',
+                             PLAIN_CAP),
+}  # fmt: skip
+
+
+def held_usd(door: Door, body: bytes) -> Any:
+    """What a quote says that the call would hold."""
+    return door.call("POST", "/api/v1/quote", body).json["hold_usd"]
+
+
+def assert_passed_on(door: Door, simulator: Simulator, body: bytes, expected: bytes) -> None:
+    """The body arrives as expected, and the bill is what was booked and no more than what was held."""
+    hold = held_usd(door, body)
+    assert passed(door, simulator, body) == expected
+    usage = door.usage()["daily"]
+    assert (round(usage["spent_usd"] * 1e9), usage["held_usd"]) == (simulator.billed_nanousd, 0)
+    assert 0 < simulator.billed_nanousd <= round(hold * 1e9)
+
+
+@pytest.mark.parametrize("name", PRICED)
+def test_what_moves_the_price_goes_upstream_as_it_came_and_is_held(
+    name: str, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(FAREBOX_SERVER_TOOLS_USD=ALLOWANCE)
+    theirs, ours = PRICED[name]
+    body = b"{ " + theirs + b' ,"max_tokens":100,\t' + HELLO + b"}"
+    assert_passed_on(door, simulator, body, body[:-1] + b"," + ours + b"}")
+
+
+@pytest.mark.parametrize("engine", [b"native", b"cloudflare-ai", b"pdf-text"])
+@pytest.mark.parametrize("content", [IMAGE, FILE], ids=["image", "file"])
+def test_images_and_files_that_are_read_for_nothing_are_passed_on_with_a_cap_for_images(
+    content: bytes, engine: bytes, door: Door, simulator: Simulator
+) -> None:
+    body = b'{"model":"sim/vision","max_tokens":99,"plugins":[{"id":"file-parser","pdf":{"engine":"%b"}}],' % engine
+    ours = b'"provider":{"max_price":{"prompt":0.153,"completion":0.612,"image":0.001224}}'
+    assert_passed_on(door, simulator, body + content + b"}", body + content + b"," + ours + b"}")
+
+
+REPLACED_STOPS = {
+    "null": (b"null", b"[" + OUR_STOP + b"]"),
+    "empty": (b"[ ]", b"[" + OUR_STOP + b"]"),
+    "steps": (b'[ {"type":"step_count_is","step_count":2} ]',
+              b'[ {"type":"step_count_is","step_count":2},' + OUR_STOP + b"]"),
+    "a higher cost": (b'[{"type":"max_cost","max_cost_in_dollars":9.50}]',
+                      b'[{"type":"max_cost","max_cost_in_dollars":9.50},' + OUR_STOP + b"]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPLACED_STOPS)
+def test_a_loop_of_server_tools_ends_at_the_allowance_or_before(
+    name: str, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(FAREBOX_SERVER_TOOLS_USD=ALLOWANCE)
+    theirs, sent = REPLACED_STOPS[name]
+    body = b'{"stop_server_tools_when":%b,"max_tokens":100,"model":"sim/ok",' + SEARCH + b"," + HELLO
+    assert_passed_on(door, simulator, body % theirs + b"}", body % sent + b"," + PLAIN_CAP + b"}")
+
+
+def test_without_server_tools_the_reasons_to_end_them_stay_as_received(door: Door, simulator: Simulator) -> None:
+    body = HI + b',"max_tokens":100,"stop_server_tools_when":[ {"type":"max_cost","max_cost_in_dollars":1} ]'
+    assert passed(door, simulator, body + b"}") == body + b"," + OURS + b"}"
+
+
+@pytest.mark.parametrize("models", [b"", b',"models":null', b',"models":[]'])
+@pytest.mark.parametrize("model", [b"", b',"model":null'])
+def test_where_no_model_is_named_the_primary_one_is_set_and_nothing_else(
+    model: bytes, models: bytes, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = make_door(PRIMARY_MODEL="sim/ok")
+    head = b"{" + HELLO + b',"max_tokens":9'
+    got = passed(door, simulator, head + model + models + b"}")
+    replaced = model.replace(b"null", b'"sim/ok"') + models.replace(b"null", b'["sim/ok"]').replace(
+        b"[]", b'["sim/ok"]'
+    )
+    added = b"," + OURS + (b"" if model else b',"model":"sim/ok"')
+    assert got == head + replaced + added + b"}"
+
+
+def test_a_routers_models_are_bounded_by_the_clients_own_price_cap(door: Door, simulator: Simulator) -> None:
+    head, tail = b'{"model":"openrouter/auto","max_tokens":100,', b"," + HELLO + b"}"
+    theirs = b'"provider":{"max_price":{"prompt":11,"completion":12}}'
+    ours = b'"provider":{"max_price":{"prompt":11.0,"completion":12.0,"request":1.02e-09}}'
+    assert_passed_on(door, simulator, head + theirs + tail, head + ours + tail)
+
+
 # max_tokens.
 
 
@@ -143,6 +285,7 @@ def test_whatever_is_in_the_clients_provider_what_goes_upstream_is_json(door: Do
         (b'"max_tokens":20000', b'"max_tokens":16384'),
         (b'"max_completion_tokens": 20000', b'"max_completion_tokens": 16384'),
         (b'"max_tokens":20000,"max_completion_tokens":1', b'"max_tokens":16384,"max_completion_tokens":1'),
+        (b'"max_completion_tokens":20000, "max_tokens":30000', b'"max_completion_tokens":16384, "max_tokens":16384'),
         (b'"max_tokens":null,"max_completion_tokens":20000', b'"max_tokens":null,"max_completion_tokens":16384'),
         (b'"max_tokens":16384', b'"max_tokens":16384'),
         (b'"max_tokens":1', b'"max_tokens":1'),
@@ -172,6 +315,16 @@ def test_near_the_cap_the_output_is_clamped_and_the_client_is_told(make_door: Ma
     assert answered.headers["X-Farebox-Max-Tokens"] == str(clamped)
     assert answered.json["usage"]["completion_tokens"] == clamped
     assert answered.json["choices"][0]["finish_reason"] == "length"
+
+
+def test_near_the_cap_both_limits_are_clamped_and_neither_is_raised(make_door: MakeDoor, simulator: Simulator) -> None:
+    for low, high in ((300, 1000), (900, 1000)):
+        door = make_door(DEFAULT_DAILY_BUDGET="0.01", FAREBOX_HOLD_FRACTION="1")
+        answered = door.chat(model="sim/cent", max_tokens=low, max_completion_tokens=high)
+        got = json.loads(sent(simulator).body)
+        clamped = int(answered.headers["X-Farebox-Max-Tokens"])
+        assert 300 < clamped < 900
+        assert (got["max_tokens"], got["max_completion_tokens"]) == (min(low, clamped), clamped)
 
 
 @pytest.mark.parametrize("fields", [{"max_tokens": 100}, {"max_completion_tokens": 16_384}, {}])

@@ -56,12 +56,12 @@ def parts(answer: str) -> tuple[str, list[str], str]:
 
 def test_the_readme_has_the_commands_that_it_promises() -> None:
     assert len(STARTS) == 2
-    assert len(CALLS) == 3
+    assert len(CALLS) == 4
     others = [command for command, _ in COMMANDS if command not in STARTS + [call for call, _ in CALLS]]
     assert others == ["sam build\nsam deploy --guided\n"]  # run by test_deploy.py
 
 
-@pytest.mark.parametrize(("command", "shown"), CALLS, ids=["answered", "refused", "usage"])
+@pytest.mark.parametrize(("command", "shown"), CALLS, ids=["answered", "refused", "usage", "quote"])
 def test_a_curl_of_the_readme_answers_as_shown(command: str, shown: str) -> None:
     start = STARTS[1] if "acme" in command else STARTS[0]
     with make_dev(start) as base:

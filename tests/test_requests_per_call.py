@@ -1,19 +1,24 @@
 """What a call costs in requests, counted on the wire: to DynamoDB, which bills them, and to OpenRouter's catalogue."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from farebox.admission import TRIES
+from farebox.admission import TRIES, WAITS_S
+from farebox.breaker import MAX_AGE_S
 from farebox.catalogue import Catalogue
 from farebox.ledger import Hold, Ledger
 from farebox.store import Store
+from farebox.variants import variant
 from local.simulator import Simulator
 from tests.conftest import Answered, Door, MakeDoor, connected
-from tests.test_exactly_once import AMPLE, DAY, MONTH, Seen, Wire, chats_sent, door_behind
+from tests.test_exactly_once import AMPLE, DAY, MONTH, NOW, at, chats_sent, door_behind
+from tests.wire import Seen, Wire
 
+TOLD = ["put_event", "mark"]
 ADMITTED = ["UpdateItem", "PutItem", "UpdateItem"]
 CENT: dict[str, Any] = {"model": "sim/cent", "max_tokens": 3000}
 """Costs 0.01 USD, and holds 0.03 and a little for its prompt."""
@@ -30,16 +35,23 @@ def wire(embedded_url: str) -> Iterator[Wire]:
 def door(wire: Wire, make_door: MakeDoor) -> Door:
     """A gate with warm caches."""
     door = door_behind(wire, make_door)
-    for model in ("sim/ok", "sim/cent", "sim/free:free", "sim/429", "sim/cut", "sim/refuse"):
-        door.gate.catalogue.model(model)
+    warm(wire, door, "sim/ok", "sim/cent", "sim/free:free", "sim/429", "sim/cut", "sim/refuse")
     return door
+
+
+def warm(wire: Wire, door: Door, *models: str) -> None:
+    """Let a gate know prices and circuits."""
+    for model in models:
+        door.gate.catalogue.model(model)
+        door.gate.breakers.wait_s(variant(model).base)
+    wire.seen.clear()
 
 
 @pytest.fixture
 def poor(wire: Wire, make_door: MakeDoor) -> Door:
     """A gate with warm caches and 0.05 USD a day, of which one call may take everything."""
     door = door_behind(wire, make_door, DEFAULT_DAILY_BUDGET="0.05", FAREBOX_HOLD_FRACTION="1")
-    door.gate.catalogue.model("sim/cent")
+    warm(wire, door, "sim/cent")
     return door
 
 
@@ -58,13 +70,12 @@ class Rival:
         self.store.settle("default", MONTH, self.hold(nanousd), nanousd)
 
     def beats(self, wire: Wire, nanousd: int, times: int) -> None:
-        """Whenever somebody comes to hold, the rival is there first and takes a little, as often as said."""
-        names = (f"rival-{number}" for number in range(times))
+        """Whenever somebody comes to hold, the rival is there first and spends a little, as often as said."""
+        left = iter(range(times))
 
         def first(seen: Seen) -> None:
-            name = next(names, None) if seen.step == "reserve" else None
-            if name is not None:
-                self.hold(nanousd, name)
+            if seen.step == "reserve" and next(left, None) is not None:
+                self.spend(nanousd)
 
         wire.plan = first
 
@@ -119,6 +130,7 @@ def test_the_first_call_of_a_tenant_reads_it_once(wire: Wire, door: Door) -> Non
 
 def test_a_call_clamped_to_the_share_of_one_call_costs_nothing_more(wire: Wire, make_door: MakeDoor) -> None:
     door = door_behind(wire, make_door, FAREBOX_HOLD_FRACTION="0.01")  # of 10 USD a day; sim/cent could take 0.17
+    warm(wire, door, "sim/cent")
     assert clamped_to(door.chat(model="sim/cent")) is not None
     assert wire.operations == ADMITTED
 
@@ -157,13 +169,30 @@ def clamped_to(answered: Answered) -> str | None:
     return answered.headers.get("X-Farebox-Max-Tokens")
 
 
-@pytest.mark.parametrize(("taken", "reason"), [(Rival.spend, "budget_exhausted"), (Rival.hold, "budget_held")])
-def test_a_refused_call_is_one_update_and_no_read(
-    taken: Callable[[Rival, int], object], reason: str, wire: Wire, poor: Door, rival: Rival
+def test_a_call_refused_for_good_is_one_update_and_no_read_and_the_first_one_tells_that_the_window_is_stopped(
+    wire: Wire, poor: Door, rival: Rival
 ) -> None:
-    taken(rival, 49_000_000)
+    rival.spend(49_000_000)
+    refused = [poor.chat(**CENT) for _ in range(2)]
+    assert [(each.status, each.reason) for each in refused] == [(429, "budget_exhausted")] * 2
+    assert wire.steps == ["reserve", *TOLD, "reserve"]
+
+
+def test_a_call_refused_for_now_is_one_update_and_a_read_after_each_of_five_waits(
+    wire: Wire, poor: Door, rival: Rival
+) -> None:
+    rival.hold(49_000_000)
     answered = poor.chat(**CENT)
-    assert (answered.status, answered.reason) == (429, reason)
+    assert (answered.status, answered.reason) == (429, "budget_held")
+    assert wire.steps == ["reserve", *["GetItem"] * len(WAITS_S)]
+
+
+def test_a_call_too_many_in_flight_is_one_update(wire: Wire, make_door: MakeDoor) -> None:
+    rules = {"default": {"in_flight": 1}}
+    door = door_behind(wire, make_door, TENANT_BUDGETS=json.dumps(rules))
+    assert isinstance(door.gate.store.reserve("default", MONTH, Hold("a", 0, DAY, 0, 960, "sim/ok"), AMPLE), Ledger)
+    wire.seen.clear()
+    assert door.chat().reason == "too_many_in_flight"
     assert wire.steps == ["reserve"]
 
 
@@ -171,11 +200,84 @@ def test_a_call_that_can_never_fit_is_one_read_and_no_update(
     wire: Wire, make_door: MakeDoor, simulator: Simulator
 ) -> None:
     door = door_behind(wire, make_door, DEFAULT_DAILY_BUDGET="0")
-    answered = door.chat()
-    assert (answered.status, answered.reason) == (429, "budget_exhausted")
-    assert wire.operations == ["GetItem"]
+    refused = [door.chat() for _ in range(2)]
+    assert [(each.status, each.reason) for each in refused] == [(429, "budget_exhausted")] * 2
+    assert wire.steps == ["GetItem", *TOLD, "GetItem"]
     assert wire.seen[0].key == ("TENANT#default", f"LEDGER#{MONTH}")
     assert chats_sent(simulator) == 0
+
+
+# States.
+
+
+def test_a_change_of_state_is_two_more_requests_once(wire: Wire, make_door: MakeDoor) -> None:
+    door = door_behind(wire, make_door, DEFAULT_DAILY_BUDGET="0.0125", FAREBOX_HOLD_FRACTION="1")
+    warm(wire, door, "sim/cent", "sim/free:free")
+    assert door.chat(model="sim/cent", max_tokens=1000).status == 200
+    assert wire.steps == ["reserve", "put_span", "settle", *TOLD]
+    wire.seen.clear()
+    door.chat(model="sim/free:free")
+    assert wire.operations == ADMITTED
+
+
+# Other models.
+
+CHAIN = {"FALLBACK_MODEL_CHAIN": "sim/ok"}
+
+
+def test_a_declined_call_with_another_model_behind_it_is_two_more_requests(wire: Wire, make_door: MakeDoor) -> None:
+    door = door_behind(wire, make_door, **CHAIN)
+    warm(wire, door, "sim/500", "sim/ok")
+    assert door.chat(model="sim/500").status == 200
+    assert wire.steps == ["reserve", "put_span", "swap", "put_span", "settle"]
+
+
+def test_a_lost_call_with_another_model_behind_it_is_three_more_requests(wire: Wire, make_door: MakeDoor) -> None:
+    door = door_behind(wire, make_door, **CHAIN)
+    warm(wire, door, "sim/524-html", "sim/ok")
+    assert door.chat(model="sim/524-html").status == 200
+    assert wire.steps == ["reserve", "put_span", "remind", "reserve", "put_span", "settle"]
+
+
+def test_a_call_with_a_downgrade_rule_costs_nothing_more_and_one_update_more_when_it_is_downgraded(
+    wire: Wire, make_door: MakeDoor
+) -> None:
+    rules = [{"from": ["sim/cent"], "to": "sim/ok"}]
+    door = door_behind(wire, make_door, FAREBOX_DOWNGRADE_RULES=json.dumps(rules), DEFAULT_DAILY_BUDGET="0.2")
+    warm(wire, door, "sim/cent", "sim/ok")
+    assert door.chat(model="sim/cent", max_tokens=1000).headers["X-Farebox-Model"] == "sim/cent"
+    assert wire.steps == ["reserve", "put_span", "settle"]
+    door.gate.store.reserve("default", MONTH, Hold("a", 189_000_000, DAY, 0, 960, "sim/cent"), AMPLE)
+    wire.seen.clear()
+    assert door.chat(model="sim/cent", max_tokens=1000).headers["X-Farebox-Model"] == "sim/ok"
+    assert wire.steps == ["reserve", "reserve", "put_span", "settle"]
+
+
+# Circuits.
+
+
+def test_the_circuit_of_each_model_is_read_once_in_fifteen_seconds(wire: Wire, make_door: MakeDoor) -> None:
+    moment = NOW.timestamp()
+    door = at(lambda: moment, make_door(store_url=wire.url), wire)
+    door.gate.desk.directory.at("default", NOW)
+    wire.seen.clear()
+
+    def reads(model: str) -> list[tuple[str, str]]:
+        wire.seen.clear()
+        door.chat(model=model)
+        assert [seen.operation for seen in wire.seen if seen.step != "breaker"] == ADMITTED
+        return [seen.key for seen in wire.seen if seen.step == "breaker"]
+
+    assert reads("sim/ok") == [("BREAKER", "sim/ok")]
+    assert reads("sim/cent") == [("BREAKER", "sim/cent")]
+    moment += MAX_AGE_S - 0.001
+    assert [reads("sim/ok"), reads("sim/cent")] == [[], []]
+    moment += 0.001
+    assert reads("sim/ok") == [("BREAKER", "sim/ok")]
+    assert reads("sim/ok") == []
+
+
+# Nothing at all.
 
 
 @pytest.mark.parametrize(

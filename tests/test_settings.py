@@ -1,10 +1,12 @@
 """Settings are right, or the start ends with one sentence that names the variable."""
 
+import re
 from decimal import Decimal
 
 import pytest
 
 from farebox.ledger import Limits
+from farebox.rules import Downgrade, Rules
 from farebox.settings import NAMES, Settings, SettingsError, settings_from
 
 KEYS = {"FAREBOX_GATEWAY_KEY": "gateway", "FAREBOX_ADMIN_KEY": "admin"}
@@ -62,6 +64,20 @@ def test_variables_of_others_are_not_read() -> None:
         ("FAREBOX_TIME_ZONE", "Asia/Kathmandu", "Asia/Kathmandu"),
         ("FAREBOX_TABLE", "books", "books"),
         ("OTEL_SERVICE_NAME", "costs", "costs"),
+        ("FALLBACK_MODEL_CHAIN", "acme/m1", ["acme/m1"]),
+        ("FALLBACK_MODEL_CHAIN", " acme/m1 ,acme/m2:free", ["acme/m1", "acme/m2:free"]),
+        ("FALLBACK_MODEL_CHAIN", '["acme/m1", "acme/m2"]', ["acme/m1", "acme/m2"]),
+        ("FAREBOX_ALLOWED_MODELS", "openai/*,*:free", ["openai/*", "*:free"]),
+        ("FAREBOX_ALLOWED_MODELS", "[]", []),
+        ("FAREBOX_DENIED_MODELS", '["*-pro"]', ["*-pro"]),
+        ("FAREBOX_DOWNGRADE_RULES", '[{"from": "a/*", "to": "b/c"}]', [{"from": "a/*", "to": "b/c"}]),
+        ("FAREBOX_REQUEST_CAP_USD", "0.5", Decimal("0.5")),
+        ("FAREBOX_REQUEST_CAP_USD", "null", None),
+        ("FAREBOX_SERVER_TOOLS_USD", "0.05", Decimal("0.05")),
+        ("FAREBOX_MAX_IN_FLIGHT", "2000", 2000),
+        ("FAREBOX_WARN_AT", "0.5", Decimal("0.5")),
+        ("FAREBOX_DEGRADE_AT", "1", 1),
+        ("FAREBOX_ATTEMPT_TIMEOUT_S", "900", 900),
     ],
 )
 def test_a_variable_is_read_under_its_own_name(name: str, value: str, read: object) -> None:
@@ -147,6 +163,94 @@ def test_tenant_budgets_that_are_wrong_are_told_where(value: str, says: str) -> 
     assert len(sentence) < 300
 
 
+# Rules: defaults for all tenants, and a tenant's own in TENANT_BUDGETS.
+
+
+def test_without_any_rules_all_models_are_allowed_none_stands_in_and_tools_that_cost_fees_are_not() -> None:
+    assert found().rules == found().tenant("acme").rules == Rules()
+
+
+def test_the_default_rules_are_those_of_the_settings() -> None:
+    settings = found(
+        FALLBACK_MODEL_CHAIN="a/1,a/2",
+        FAREBOX_DOWNGRADE_RULES='[{"from": ["a/1", "b/*"], "to": "a/2"}]',
+        FAREBOX_ALLOWED_MODELS="a/*, b/*",
+        FAREBOX_DENIED_MODELS="*-pro",
+        FAREBOX_REQUEST_CAP_USD="0.5",
+        FAREBOX_SERVER_TOOLS_USD="0.05",
+        FAREBOX_MAX_IN_FLIGHT="7",
+        FAREBOX_WARN_AT="0.5",
+        FAREBOX_DEGRADE_AT="0.6",
+    )
+    rules = Rules(
+        request_nanousd=500_000_000,
+        in_flight=7,
+        warn_at=Decimal("0.5"),
+        degrade_at=Decimal("0.6"),
+        allow=("a/*", "b/*"),
+        deny=("*-pro",),
+        downgrades=(Downgrade(("a/1", "b/*"), "a/2"),),
+        fallbacks=("a/1", "a/2"),
+        server_tools_nanousd=50_000_000,
+    )
+    assert settings.rules == settings.tenant("acme").rules == rules
+    assert settings.tenant("acme").limits.in_flight == 7
+
+
+def test_a_tenants_rules_are_laid_over_the_default_ones() -> None:
+    entry = '{"daily": 5, "per_request": 0.25, "in_flight": 3, "deny": [], "fallback": ["a/3"], "allow": null}'
+    settings = found(
+        TENANT_BUDGETS=f'{{"acme": {entry}}}',
+        FAREBOX_DENIED_MODELS="*-pro",
+        FAREBOX_ALLOWED_MODELS="a/*",
+        FALLBACK_MODEL_CHAIN="a/1",
+        FAREBOX_MAX_IN_FLIGHT="9",
+    )
+    acme = settings.tenant("acme")
+    assert acme.rules == Rules(request_nanousd=250_000_000, in_flight=3, fallbacks=("a/3",), allow=("a/*",))
+    assert acme.limits == Limits(usd(5), usd(100), version=0, in_flight=3)
+    assert settings.tenant("other").rules == Rules(deny=("*-pro",), allow=("a/*",), fallbacks=("a/1",), in_flight=9)
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ('{"per_request": -1}', "[per_request]: must be US dollars"),
+        ('{"in_flight": 0}', "[in_flight]: must be a whole number"),
+        ('{"warn_at": 80}', "[warn_at]: must be above 0"),
+        ('{"warn_at": 0.9, "degrade_at": 0.8}', ": warn_at (0.9) must not be above degrade_at (0.8)"),
+        ('{"degrade_at": 0.7}', ": warn_at (0.8) must not be above degrade_at (0.7)"),
+        ('{"allow": "openai/*"}', "[allow]: must be a list"),
+        ('{"fallback": ["@preset/x"]}', "[fallback]: it is not supported with a preset"),
+        (
+            '{"downgrade": [{"from": "A", "to": "B"}, {"from": "B", "to": "A"}]}',
+            "[downgrade]: the rules lead in a circle",
+        ),
+        ('{"server_tools": "a lot"}', "[server_tools]: must be US dollars"),
+        ('{"fallbacks": []}', "[fallbacks]: only per_request, "),
+    ],
+)
+def test_a_tenants_rules_that_are_wrong_are_told_where(rules: str, says: str) -> None:
+    sentence = refusal({**KEYS, "TENANT_BUDGETS": f'{{"other": {{}}, "acme": {rules}}}'})
+    assert sentence.startswith(f"TENANT_BUDGETS[acme]{says}")
+    assert "\n" not in sentence
+
+
+def test_thresholds_are_compared_with_the_defaults_that_the_settings_have() -> None:
+    one = '{"acme": {"warn_at": 0.95}}'
+    assert found(TENANT_BUDGETS=one, FAREBOX_DEGRADE_AT="1").tenant("acme").rules.warn_at == Decimal("0.95")
+    assert refusal({**KEYS, "TENANT_BUDGETS": one}).startswith("TENANT_BUDGETS[acme]: warn_at (0.95)")
+    other = {"TENANT_BUDGETS": '{"acme": {"degrade_at": 0.85}}', "FAREBOX_WARN_AT": "0.88"}
+    assert refusal({**KEYS, **other}).startswith("TENANT_BUDGETS[acme]: warn_at (0.88)")
+
+
+def test_default_thresholds_are_compared_with_each_other() -> None:
+    assert found(FAREBOX_WARN_AT="0.95", FAREBOX_DEGRADE_AT="0.95").rules.warn_at == Decimal("0.95")
+    assert refusal({**KEYS, "FAREBOX_WARN_AT": "0.5", "FAREBOX_DEGRADE_AT": "0.4"}) == (
+        "FAREBOX_WARN_AT and FAREBOX_DEGRADE_AT: warn_at (0.5) must not be above degrade_at (0.4)"
+    )
+
+
 # The rest.
 
 
@@ -169,14 +273,48 @@ def test_tenant_budgets_that_are_wrong_are_told_where(value: str, says: str) -> 
         ("FAREBOX_MIN_OUTPUT_TOKENS", "15"),
         ("FAREBOX_MIN_OUTPUT_TOKENS", "256.5"),
         ("FAREBOX_PRICE_TTL_S", "0"),
+        ("FAREBOX_ATTEMPT_TIMEOUT_S", "901"),
+        ("FALLBACK_MODEL_CHAIN", "acme/m1,,acme/m2"),
+        ("FALLBACK_MODEL_CHAIN", "acme/m1,"),
+        ("FALLBACK_MODEL_CHAIN", ","),
+        ("FALLBACK_MODEL_CHAIN", "@preset/cheap"),
+        ("FALLBACK_MODEL_CHAIN", '["acme/m1"'),
+        ("FALLBACK_MODEL_CHAIN", "[5]"),
+        ("FALLBACK_MODEL_CHAIN", ",".join(["acme/m1"] * 51)),
+        ("FAREBOX_ALLOWED_MODELS", "openai/*,,"),
+        ("FAREBOX_ALLOWED_MODELS", "[" * 100_000),
+        ("FAREBOX_DENIED_MODELS", "x" * 201),
+        ("FAREBOX_DENIED_MODELS", '["a\\nb"]'),
+        ("FAREBOX_DOWNGRADE_RULES", "a/* -> b/c"),
+        ("FAREBOX_DOWNGRADE_RULES", '{"from": "a/*", "to": "b/c"}'),
+        ("FAREBOX_DOWNGRADE_RULES", '[{"from": "a/*"}]'),
+        ("FAREBOX_DOWNGRADE_RULES", '[{"from": "a/1", "to": "a/2"}, {"from": "a/2", "to": "a/1"}]'),
+        ("FAREBOX_DOWNGRADE_RULES", '[{"from": "*", "to": "a/2"}, {"from": "a/2", "to": "a/1"}]'),
+        ("FAREBOX_DOWNGRADE_RULES", '[{"from": "a/1", "to": "@preset/x"}]'),
+        ("FAREBOX_REQUEST_CAP_USD", "-0.01"),
+        ("FAREBOX_REQUEST_CAP_USD", "10000001"),
+        ("FAREBOX_REQUEST_CAP_USD", "1e9999999"),
+        ("FAREBOX_REQUEST_CAP_USD", "NaN"),
+        ("FAREBOX_REQUEST_CAP_USD", "0,5"),
+        ("FAREBOX_SERVER_TOOLS_USD", "Infinity"),
+        ("FAREBOX_SERVER_TOOLS_USD", "five"),
+        ("FAREBOX_MAX_IN_FLIGHT", "0"),
+        ("FAREBOX_MAX_IN_FLIGHT", "2001"),
+        ("FAREBOX_MAX_IN_FLIGHT", "1.5"),
+        ("FAREBOX_WARN_AT", "80"),
+        ("FAREBOX_WARN_AT", "80%"),
+        ("FAREBOX_WARN_AT", "0"),
+        ("FAREBOX_WARN_AT", "0.95"),
+        ("FAREBOX_DEGRADE_AT", "1.01"),
+        ("FAREBOX_DEGRADE_AT", "true"),
         ("FAREBOX_CALL_DEADLINE_S", "901"),
         ("FAREBOX_CALL_DEADLINE_S", "0"),
     ],
 )
 def test_a_value_that_is_wrong_ends_the_start_with_a_sentence_that_names_it(name: str, value: str) -> None:
     sentence = refusal({**KEYS, name: value})
-    assert sentence.startswith(name)
-    assert len(sentence) > len(name) + 10
+    assert re.match(f"{name}( and FAREBOX_DEGRADE_AT)?(:| must)", sentence)
+    assert len(name) + 10 < len(sentence) < 300
     assert "\n" not in sentence
 
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farebox.settlement import (
+    IN_FLIGHT,
     PRICE_CAP,
     BodyReader,
     Outcome,
@@ -154,13 +155,13 @@ def test_a_hold_ends_at_the_cost_at_nothing_or_not_yet(settlement: Settlement, n
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 529])
 def test_a_status_with_openrouters_error_was_refused_before_anything_was_generated(status: int) -> None:
-    declined = Settlement(Outcome.DECLINED, Receipt(), f"status_{status}")
+    declined = Settlement(Outcome.DECLINED, Receipt(), f"status_{status}", status)
     assert settlement_of_status(status, json.dumps(ERROR).encode()) == declined
 
 
 @pytest.mark.parametrize("status", [408, 504, 524])
 def test_after_a_time_out_the_model_may_have_been_at_work(status: int) -> None:
-    lost = Settlement(Outcome.LOST, Receipt(), f"status_{status}")
+    lost = Settlement(Outcome.LOST, Receipt(), f"status_{status}", status)
     assert settlement_of_status(status, json.dumps(ERROR).encode()) == lost
 
 
@@ -171,13 +172,14 @@ def test_after_a_time_out_the_model_may_have_been_at_work(status: int) -> None:
      (524, Outcome.LOST), (408, Outcome.LOST)],
 )  # fmt: skip
 def test_a_5xx_is_believed_only_in_openrouters_own_shape(status: int, outcome: Outcome, body: bytes) -> None:
-    assert settlement_of_status(status, body) == Settlement(outcome, Receipt(), f"status_{status}")
+    assert settlement_of_status(status, body) == Settlement(outcome, Receipt(), f"status_{status}", status)
 
 
 @pytest.mark.parametrize("status", [400, 500, 504])
 def test_an_error_that_reports_a_cost_is_spent_at_that_cost(status: int) -> None:
     found = settlement_of_status(status, json.dumps({**ERROR, "usage": {"cost": 0.001}}).encode())
     assert (found.outcome, found.cost_nanousd, found.cause) == (Outcome.ANSWERED, 10**6, f"status_{status}")
+    assert found.status == status
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,39 @@ def test_a_price_above_the_cap_is_told_apart_since_the_catalogue_is_out_of_date(
 ) -> None:
     found = settlement_of_status(status, json.dumps({"error": {"code": status, "message": message}}).encode())
     assert (found.outcome, found.cause) == (Outcome.DECLINED, cause)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "cause"),
+    [
+        (402, {"metadata": {"reason": "in_flight_budget_exhausted"}}, IN_FLIGHT),
+        (402, {"metadata": {"reason": "weight_exceeds_budget"}}, "status_402"),
+        (402, {"message": "This request requires more credits, or fewer max_tokens."}, "status_402"),
+        (402, None, "status_402"),
+        (429, {"metadata": {"reason": "in_flight_budget_exhausted"}}, "status_429"),
+    ],
+)
+def test_a_402_that_passes_by_itself_is_told_apart_from_one_that_does_not(
+    status: int, error: object, cause: str
+) -> None:
+    found = settlement_of_status(status, json.dumps({"error": error}).encode())
+    assert (found.outcome, found.cause, found.status) == (Outcome.DECLINED, cause, status)
+
+
+# An error inside a 200.
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(429, 429), (400, 400), (503, 503), (599, 599), ("server_error", 502), ("429", 502), (None, 502), ({}, 502),
+     (200, 502), (399, 502), (600, 502), (-1, 502), (10**20, 502), (429.5, 502)],
+)  # fmt: skip
+def test_an_error_inside_a_200_has_the_status_that_it_names_and_else_is_the_providers_fault(
+    code: object, status: int
+) -> None:
+    said = json.dumps({"error": {"code": code, "message": "no"}}).encode()
+    stream, _ = read_stream([b"data: " + said + b"\n\n"])
+    assert (read_body(said).status, stream.status) == (status, status)
 
 
 # A plain body.
@@ -229,10 +264,10 @@ def whole(**members: Any) -> bytes:
         pytest.param(json.dumps(ERROR).encode(), None, Outcome.DECLINED, "error_in_body", id="error"),
         pytest.param(b'{"error": {}, "choices": []}', None, Outcome.DECLINED, "error_in_body", id="no-choices"),
         pytest.param(json.dumps(ERROR).encode(), "cut", Outcome.LOST, "cut", id="error-but-cut"),
-        pytest.param(b'{"error": {"code": 504}}', None, Outcome.LOST, "cost_missing", id="error-that-is-a-time-out"),
+        pytest.param(b'{"error": {"code": 504}}', None, Outcome.LOST, "error_in_body", id="error-that-is-a-time-out"),
         pytest.param(b'{"error": {"code": []}}', None, Outcome.DECLINED, "error_in_body", id="error-with-an-odd-code"),
         pytest.param(whole(usage=None, error={}), None, Outcome.LOST, "cost_missing", id="error-beside-output"),
-        pytest.param(b'{"error": "busy"}', None, Outcome.LOST, "cost_missing", id="error-of-another-shape"),
+        pytest.param(b'{"error": "busy"}', None, Outcome.LOST, "empty", id="error-of-another-shape"),
     ],
 )  # fmt: skip
 def test_a_body_is_answered_with_a_cost_declined_with_an_error_alone_and_else_lost(
@@ -297,8 +332,8 @@ def read_stream(chunks: list[bytes], *, cut: str | None = None) -> tuple[Settlem
         pytest.param([TEXT, STOP, COST_AGAIN, DONE], None, Outcome.ANSWERED, None, id="usage-in-a-repeated-finish"),
         pytest.param([TEXT, COST], "cut", Outcome.ANSWERED, None, id="cut-after-the-cost"),
         pytest.param([TEXT, COST.rstrip()], None, Outcome.ANSWERED, None, id="no-blank-line-at-the-end"),
-        pytest.param([TEXT, FAILED_AT_A_COST], None, Outcome.ANSWERED, None, id="error-with-a-cost"),
-        pytest.param([COST, FAILED], None, Outcome.ANSWERED, None, id="error-after-the-cost"),
+        pytest.param([TEXT, FAILED_AT_A_COST], None, Outcome.ANSWERED, "error_in_stream", id="error-with-a-cost"),
+        pytest.param([COST, FAILED], None, Outcome.ANSWERED, "error_in_stream", id="error-after-the-cost"),
         pytest.param([COMMENT, FAILED], None, Outcome.DECLINED, "error_in_stream", id="error-first"),
         pytest.param([ROLE, FAILED, DONE], None, Outcome.DECLINED, "error_in_stream", id="error-after-the-role"),
         pytest.param([FAILED_EMPTY], "cut", Outcome.DECLINED, "error_in_stream", id="error-first-then-cut"),
@@ -314,11 +349,13 @@ def read_stream(chunks: list[bytes], *, cut: str | None = None) -> tuple[Settlem
         pytest.param([FAILED_WITH_TEXT], None, Outcome.LOST, "error_in_stream", id="error-and-text-in-one-chunk"),
         pytest.param([TEXT], "timeout", Outcome.LOST, "timeout", id="cut-after-text"),
         pytest.param([], "cut", Outcome.LOST, "cut", id="cut-before-anything"),
-        pytest.param([], None, Outcome.LOST, "cost_missing", id="empty"),
+        pytest.param([], None, Outcome.LOST, "empty", id="empty"),
+        pytest.param([COMMENT, ROLE, DONE], None, Outcome.LOST, "empty", id="a-role-and-nothing-else"),
+        pytest.param([ROLE], "cut", Outcome.LOST, "cut", id="cut-after-the-role"),
         pytest.param([TEXT, STOP, NO_COST, DONE], None, Outcome.LOST, "cost_missing", id="cost-null"),
         pytest.param([TEXT, STOP, DONE], None, Outcome.LOST, "cost_missing", id="no-usage"),
-        pytest.param([JUNK, DONE], None, Outcome.LOST, "cost_missing", id="junk"),
-        pytest.param([chunk(choices=7), chunk(choices=[7])], None, Outcome.LOST, "cost_missing", id="odd-shapes"),
+        pytest.param([JUNK, DONE], None, Outcome.LOST, "empty", id="junk"),
+        pytest.param([chunk(choices=7), chunk(choices=[7])], None, Outcome.LOST, "empty", id="odd-shapes"),
     ],
 )  # fmt: skip
 def test_a_stream_is_answered_with_a_cost_declined_with_an_error_and_no_output_and_else_lost(
@@ -361,6 +398,24 @@ def test_a_stream_is_complete_once_the_cost_is_known_and_done_is_said(
     is_complete: bool,  # noqa: FBT001 - a table's column
 ) -> None:
     assert read_stream(events)[1] is is_complete
+
+
+@pytest.mark.parametrize(
+    ("event", "has_begun"),
+    [(COMMENT, False), (ROLE, False), (STOP, False), (COST, False), (FAILED, False), (FAILED_EMPTY, False),
+     (JUNK, False), (DONE, False), (chunk(choices=7), False), (TEXT, True), (THOUGHT, True), (CALL, True),
+     (FAILED_WITH_TEXT, True)],
+)  # fmt: skip
+def test_a_model_has_begun_once_an_event_has_something_that_it_made(event: bytes, has_begun: bool) -> None:  # noqa: FBT001
+    reader = StreamReader()
+    reader.feed(event)
+    assert reader.has_begun is has_begun
+
+
+def test_a_plain_body_has_never_begun_since_the_client_gets_it_whole() -> None:
+    reader = BodyReader()
+    reader.feed(whole())
+    assert reader.has_begun is False
 
 
 EVENTS = [COMMENT, ROLE, TEXT, THOUGHT, STOP, COST, COST_AGAIN, NO_COST, FAILED, FAILED_EMPTY, FAILED_AT_A_COST, JUNK,

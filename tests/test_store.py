@@ -1,10 +1,9 @@
-"""store.py does to DynamoDB what ledger.py does to values, loses nothing in translation, and hides no failure."""
+"""store.py loses nothing in translation, and hides no failure. What it does to ledgers is in test_oracle.py, too."""
 
-import random
-import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,12 +11,14 @@ from botocore.config import Config
 
 from farebox import ledger as oracle
 from farebox.ledger import Hold, Ledger, Limits, No
+from farebox.rules import Downgrade, Rules
 from farebox.store import Refused, Store, StoreError
 from farebox.tenants import Tenant
 from local.child import connect
 from local.simulator import Simulator
 from tests.conftest import Door, MakeDoor, connected, new_table
-from tests.test_exactly_once import Fault, Wire, always, chats_sent, name_of, no_faults
+from tests.test_exactly_once import chats_sent
+from tests.wire import Fault, Wire, always, name_of, no_faults
 
 MONTH = "2026-11"
 AMPLE = Limits(10**17, 10**17, 0)
@@ -25,89 +26,7 @@ HOLD = Hold("5a1e", 7_000, 23, 1_795_435_200, 1_795_436_160, "sim/ok")
 ONE_TRY = Config(retries={"total_max_attempts": 1})
 
 
-# The oracle.
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Make this hold under these limits."""
-
-    hold: Hold
-    limits: Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """End this hold at this cost, whether or not there is one."""
-
-    hold: Hold
-    cost_nanousd: int
-
-
-def steps(chance: random.Random, length: int) -> Iterator[tuple[Reserve | Settle, Ledger]]:
-    """A month of few holds that repeat each other, under limits around what they need; and the ledger before each."""
-    unit = chance.choice([1, 10**15 + 1])
-    holds = [
-        Hold(f"{n:x}", unit * chance.randint(0, 5), chance.choice([1, 9, 23, 31]), n, n + 960, f"sim/{n}")
-        for n in range(6)
-    ]
-    ledger, version = Ledger(), 0
-    for _ in range(length):
-        hold = chance.choice(holds)
-        step: Reserve | Settle
-        if chance.random() < 0.6:
-            version = max(0, version + chance.choice([0, 0, 0, 0, 1, -1]))
-            day = limit(chance, ledger.committed_on(hold.day), hold)
-            step = Reserve(hold, Limits(day, limit(chance, ledger.committed_nanousd, hold), version))
-            if hold.id in ledger.holds and not is_possible(step):
-                continue  # the one known difference, which has a test of its own below
-        else:
-            cost = hold.amount_nanousd * chance.choice([0, 1, 1, 1, 3]) + chance.choice([0, -1, 1])
-            step = Settle(hold, max(0, cost))
-        yield step, ledger
-        ledger = after(ledger, step)
-
-
-def limit(chance: random.Random, committed: int, hold: Hold) -> int:
-    """Mostly what is just enough for a hold, or just not; sometimes nothing, or all the money there is."""
-    exact = committed + hold.amount_nanousd
-    return max(0, chance.choice([0, exact, exact, exact - 1, exact + 1, 10**17, 10**17]))
-
-
-def after(ledger: Ledger, step: Reserve | Settle) -> Ledger:
-    if isinstance(step, Settle):
-        return oracle.settle(ledger, step.hold, step.cost_nanousd)
-    said = oracle.reserve(ledger, step.hold, step.limits)
-    return said if isinstance(said, Ledger) else ledger
-
-
-def expected(ledger: Ledger, step: Reserve | Settle) -> Ledger | Refused:
-    """What the store must answer."""
-    if isinstance(step, Settle):
-        return after(ledger, step)
-    said = oracle.reserve(ledger, step.hold, step.limits)
-    return Refused(said, ledger) if isinstance(said, No) else said
-
-
-def answer(store: Store, tenant: str, step: Reserve | Settle) -> Ledger | Refused:
-    if isinstance(step, Settle):
-        return store.settle(tenant, MONTH, step.hold, step.cost_nanousd)
-    return store.reserve(tenant, MONTH, step.hold, step.limits)
-
-
-def test_the_store_answers_and_books_as_the_ledger_says_after_every_step(store: Store) -> None:
-    seed = secrets.randbelow(2**32)
-    chance = random.Random(seed)  # noqa: S311 - amounts, not secrets
-    for month in range(8):
-        tenant = f"tenant-{month}"
-        for step, before in steps(chance, length=40):
-            assert answer(store, tenant, step) == expected(before, step), f"seed {seed}: {step} on {before}"
-            assert store.ledger(tenant, MONTH) == after(before, step), f"seed {seed}: {step} on {before}"
-
-
-def is_possible(step: Reserve) -> bool:
-    """Whether the hold fits into empty windows."""
-    return step.hold.amount_nanousd <= min(step.limits.day_nanousd, step.limits.month_nanousd)
+# The ledger.
 
 
 def test_repeating_a_hold_changes_nothing_also_under_limits_that_it_does_not_fit_into_any_more(store: Store) -> None:
@@ -150,6 +69,46 @@ def test_tenants_and_months_have_ledgers_of_their_own(store: Store) -> None:
 def test_settling_where_nothing_was_ever_held_makes_no_ledger(store: Store) -> None:
     assert store.settle("acme", MONTH, HOLD, 1) == Ledger()
     assert store.ledger("acme", MONTH) == Ledger()
+
+
+# Budget states.
+
+
+@pytest.mark.parametrize("window", ["month", "1", "9", "31"])
+def test_a_mark_comes_back_as_it_was_made_and_changes_no_money(window: str, store: Store) -> None:
+    held = store.reserve("acme", MONTH, HOLD, AMPLE)
+    assert isinstance(held, Ledger)
+    store.mark_state("acme", MONTH, window, None, "warned@0")
+    assert store.ledger("acme", MONTH) == replace(held, states={window: "warned@0"})
+    store.mark_state("acme", MONTH, window, "warned@0", "stopped@0")
+    assert store.settle("acme", MONTH, HOLD, 0).states == {window: "stopped@0"}
+
+
+def test_of_two_writers_of_a_mark_the_slower_one_changes_nothing(store: Store) -> None:
+    store.mark_state("acme", MONTH, "23", None, "stopped@1")
+    store.mark_state("acme", MONTH, "23", None, "warned@1")
+    store.mark_state("acme", MONTH, "23", "warned@1", "degraded@1")
+    assert store.ledger("acme", MONTH) == Ledger(states={"23": "stopped@1"})
+
+
+def test_marks_do_not_stand_in_each_others_way(store: Store) -> None:
+    windows = ["month", *(str(day) for day in range(1, 32))]
+    for window in windows:
+        store.mark_state("acme", MONTH, window, None, f"{window}@1")
+    assert store.ledger("acme", MONTH).states == {window: f"{window}@1" for window in windows}
+
+
+def test_a_month_that_has_only_a_mark_takes_holds(store: Store) -> None:
+    store.mark_state("acme", MONTH, "month", None, "stopped@0")
+    held = store.reserve("acme", MONTH, HOLD, Limits(7_000, 7_000, 1))
+    assert held == Ledger(7_000, {23: 7_000}, {HOLD.id: HOLD}, 1, {"month": "stopped@0"})
+
+
+def test_an_event_is_kept_once_and_only_the_first_writer_hears_that_it_was_the_first(store: Store) -> None:
+    assert store.put_event("2026-11#acme#1#warned", {"to": "warned", "spent_nanousd": 1}) is True
+    assert store.put_event("2026-11#acme#1#warned", {"to": "warned", "spent_nanousd": 2}) is False
+    assert store.put_event("2026-11#acme#1#stopped", {"to": "stopped", "spent_nanousd": 3}) is True
+    assert [(event["to"], event["spent_nanousd"]) for event in store.events()] == [("stopped", 3), ("warned", 1)]
 
 
 # Conversions.
@@ -221,24 +180,67 @@ def test_an_hour_without_calls_has_no_spans(store: Store) -> None:
     assert list(store.spans("SPANS#1")) == []
 
 
-TENANT = Tenant("acme", Limits(10**16, 10**17 + 1, 3), "Europe/Berlin")
+TENANT = Tenant(
+    "acme",
+    Limits(10**16, 10**17 + 1, 3, in_flight=17),
+    "Europe/Berlin",
+    Rules(
+        request_nanousd=1_500_000_001,
+        in_flight=17,
+        warn_at=Decimal("0.715"),
+        degrade_at=Decimal("0.999"),
+        allow=("acme/*", "sim/*"),
+        deny=("*-pro",),
+        downgrades=(Downgrade(("sim/a*", "sim/b"), "sim/c"),),
+        fallbacks=("sim/c", "sim/d"),
+        server_tools_nanousd=7,
+    ),
+)
+RULES = {"#rules": "rules"}
 
 
 def test_a_tenant_is_read_as_it_was_seeded(store: Store) -> None:
-    assert store.tenant("acme") is None
+    assert store.tenant("acme", Rules()) is None
     assert store.seed_tenant(TENANT) is True
-    assert store.tenant("acme") == TENANT
+    assert store.tenant("acme", Rules()) == TENANT
+
+
+def test_a_tenant_without_rules_of_its_own_has_those_that_are_given(store_url: str) -> None:
+    client, table = connected(store_url), new_table(store_url)
+    store = Store(client, table)
+    store.seed_tenant(TENANT)
+    key = {"pk": {"S": "TENANT#acme"}, "sk": {"S": "CONFIG"}}
+    client.update_item(TableName=table, Key=key, UpdateExpression="REMOVE #rules", ExpressionAttributeNames=RULES)
+    given = replace(TENANT.rules, in_flight=3)
+    assert store.tenant("acme", given) == replace(TENANT, limits=replace(TENANT.limits, in_flight=3), rules=given)
+
+
+def test_rules_of_a_tenant_are_laid_over_those_that_are_given(store_url: str) -> None:
+    client, table = connected(store_url), new_table(store_url)
+    store = Store(client, table)
+    store.seed_tenant(TENANT)
+    client.update_item(
+        TableName=table,
+        Key={"pk": {"S": "TENANT#acme"}, "sk": {"S": "CONFIG"}},
+        UpdateExpression="SET #rules = :rules",
+        ExpressionAttributeNames=RULES,
+        ExpressionAttributeValues={":rules": {"S": '{"in_flight": 5, "warn_at": 0.55}'}},
+    )
+    found = store.tenant("acme", Rules(fallbacks=("b",), in_flight=9))
+    assert found is not None
+    assert found.rules == Rules(fallbacks=("b",), in_flight=5, warn_at=Decimal("0.55"))
+    assert found.limits.in_flight == 5
 
 
 def test_seeding_a_tenant_that_is_there_changes_nothing(store: Store) -> None:
     store.seed_tenant(TENANT)
     assert store.seed_tenant(Tenant("acme", Limits(0, 0, 9), "UTC")) is False
-    assert store.tenant("acme") == TENANT
+    assert store.tenant("acme", Rules()) == TENANT
 
 
 def test_a_tenant_that_has_only_called_has_no_configuration(store: Store) -> None:
     store.reserve("acme", MONTH, HOLD, AMPLE)
-    assert store.tenant("acme") is None
+    assert store.tenant("acme", Rules()) is None
     assert store.seed_tenant(TENANT) is True
     assert store.ledger("acme", MONTH).held_nanousd == HOLD.amount_nanousd
 
@@ -248,11 +250,15 @@ def test_a_tenant_that_has_only_called_has_no_configuration(store: Store) -> Non
 CALLS: Mapping[str, Callable[[Store], object]] = {
     "reserve": lambda store: store.reserve("acme", MONTH, HOLD, AMPLE),
     "reserve what never fits": lambda store: store.reserve("acme", MONTH, HOLD, Limits(0, 0, 0)),
+    "swap": lambda store: store.swap("acme", MONTH, HOLD, replace(HOLD, id="b"), AMPLE),
     "settle": lambda store: store.settle("acme", MONTH, HOLD, 1),
+    "put_event": lambda store: store.put_event("a", {"to": "warned"}),
+    "mark_state": lambda store: store.mark_state("acme", MONTH, "month", None, "warned@1"),
+    "events": lambda store: list(store.events()),
     "ledger": lambda store: store.ledger("acme", MONTH),
     "put_span": lambda store: store.put_span("SPANS#1", "a", SPAN),
     "spans": lambda store: list(store.spans("SPANS#1")),
-    "tenant": lambda store: store.tenant("acme"),
+    "tenant": lambda store: store.tenant("acme", Rules()),
     "seed_tenant": lambda store: store.seed_tenant(TENANT),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -307,7 +313,7 @@ def test_a_store_that_is_silent_is_an_error_when_the_time_is_over(wire: Wire) ->
         Store(connect(wire.url, impatient), "farebox").settle("acme", MONTH, HOLD, 1)
 
 
-@pytest.mark.parametrize("name", ["reserve", "settle", "spans"])
+@pytest.mark.parametrize("name", ["reserve", "swap", "settle", "spans"])
 def test_a_200_that_does_not_come_from_the_store_is_an_error(name: str, wire: Wire, embedded_url: str) -> None:
     store = Store(connect(wire.url, ONE_TRY), new_table(embedded_url))
     wire.plan = lambda _: Fault.JUNK

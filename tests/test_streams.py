@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.conftest import DEADLINE, GATEWAY_KEY, Door, MakeDoor, chat_body
 
 CHAT = "/api/v1/chat/completions"
 SSE = "text/event-stream"
+COMMENT = b": OPENROUTER PROCESSING\n\n"
 DONE = b"data: [DONE]\n\n"
 PATIENCE_S = 20
 """How long a test waits for something that must happen before it says that it did not."""
@@ -87,6 +89,15 @@ def saying(*pieces: bytes | Exception, kind: str = SSE) -> Upstream:
     return Upstream(said, kind)
 
 
+PIECE_S = 2
+"""So long each piece takes in a slow door."""
+
+
+def slow(door: Door, upstream: Upstream) -> Door:
+    """The same door, to whose clock each piece takes 2 seconds: of the 3 that a client waits for a status."""
+    return Door(replace(door.gate, monotonic=lambda: float(PIECE_S * len(upstream.made))))
+
+
 @contextmanager
 def streaming(door: Door, **members: Any) -> Iterator[tuple[Response, Iterator[bytes]]]:
     """A streamed call whose body is read by the test."""
@@ -122,17 +133,34 @@ def assert_booked_once(door: Door, billed: int) -> None:
 
 
 def test_each_piece_reaches_the_client_before_upstream_makes_the_next(make_door: MakeDoor) -> None:
-    pieces = [b": OPENROUTER PROCESSING\n\n", delta("a"), delta("b"), delta("c"), USAGE, DONE]
+    """From the first real delta on: up to it a stream may still turn out to be an error."""
+    pieces = [COMMENT, delta("a"), delta("b"), delta("c"), USAGE, DONE]
     upstream = saying(*pieces)
     with streaming(make_door(upstream=upstream)) as (response, body):
         assert response.status == 200
         assert response.headers["Content-Type"].startswith(SSE)
         assert response.headers["X-Generation-Id"] == "gen-1"
-        assert upstream.made == []
+        assert upstream.made == pieces[:2]
         for number, piece in enumerate(pieces, start=1):
             assert next(body) == piece
-            assert len(upstream.made) == number
+            assert len(upstream.made) == max(number, 2)
         assert list(body) == []
+
+
+def test_after_3_seconds_without_output_comments_are_passed_on_as_they_come_and_events_are_kept_back(
+    make_door: MakeDoor,
+) -> None:
+    role = delta("")
+    pieces = [COMMENT, b": more\n\n", b": and more\n\n", role, delta("a"), USAGE, DONE]
+    upstream = saying(*pieces)
+    with streaming(slow(make_door(upstream=upstream), upstream)) as (response, body):
+        assert response.status == 200
+        assert upstream.made == pieces[:2]  # 2 s each
+        for number in (1, 2, 3):
+            assert next(body) == pieces[number - 1]
+            assert len(upstream.made) == max(number, 2)
+        assert next(body) == role + delta("a")
+        assert list(body) == [USAGE, DONE]
 
 
 def test_a_stream_passes_byte_for_byte(door: Door, simulator: Simulator) -> None:
@@ -183,16 +211,17 @@ def test_a_last_line_without_its_end_is_passed_on_too(make_door: MakeDoor) -> No
     assert_booked_once(door, COST_NANOUSD)
 
 
-def test_white_space_before_a_plain_answer_is_passed_on_at_once(make_door: MakeDoor) -> None:
+def test_white_space_before_a_plain_answer_is_passed_on_after_3_seconds(make_door: MakeDoor) -> None:
     said = {"id": "gen-1", "choices": [{"message": {"content": "hi"}}], "usage": {"cost": 0.000002}}
     pieces = [b"         \n", b"\n", b"  ", json.dumps(said).encode()[:9], json.dumps(said).encode()[9:]]
     upstream = saying(*pieces, kind="application/json")
-    door = make_door(upstream=upstream)
+    door = slow(make_door(upstream=upstream), upstream)
     response = door.open("POST", CHAT, chat_body())
+    assert len(upstream.made) == 2
     body = iter(response.body)
     for number in (1, 2, 3):
         assert next(body) == pieces[number - 1]
-        assert len(upstream.made) == number
+        assert len(upstream.made) == max(number, 2)
     assert books(door)[1] > 0
     rest = next(body)
     assert json.loads(b"".join(pieces[:3]) + rest) == said
@@ -202,8 +231,8 @@ def test_white_space_before_a_plain_answer_is_passed_on_at_once(make_door: MakeD
 
 
 def test_padding_that_is_cut_ends_in_an_error_that_parses(make_door: MakeDoor) -> None:
-    upstream = saying(b"   \n", b'{"id":"gen-', httpx.ReadError("reset"), kind="application/json")
-    door = make_door(upstream=upstream)
+    upstream = saying(b"   \n", b"   \n", b'{"id":"gen-', httpx.ReadError("reset"), kind="application/json")
+    door = slow(make_door(upstream=upstream), upstream)
     answered = door.chat()
     assert answered.status == 200
     assert answered.json["error"]["metadata"]["reason"] == "upstream_cut"
@@ -212,9 +241,22 @@ def test_padding_that_is_cut_ends_in_an_error_that_parses(make_door: MakeDoor) -
     assert (span["outcome"], books(door)) == ("lost", (0, span["hold_nanousd"]))
 
 
+@pytest.mark.parametrize("end", [(), (b'{"id":"gen-', httpx.ReadError("reset"))], ids=["whole", "cut"])
+def test_padding_that_ends_soon_in_no_answer_is_a_status(
+    end: tuple[bytes | Exception, ...], make_door: MakeDoor
+) -> None:
+    door = make_door(upstream=saying(b"   \n", *end, kind="application/json"))
+    answered = door.chat()
+    assert (answered.status, answered.reason) == (502, "upstream_cut" if end else "not_json")
+    assert answered.headers["x-should-retry"] == "false"
+    (span,) = spans(door)
+    assert (span["outcome"], books(door)) == ("lost", (0, span["hold_nanousd"]))
+
+
 def test_padding_and_nothing_else_is_lost(make_door: MakeDoor) -> None:
-    door = make_door(upstream=saying(b"   \n", b"\n", kind="application/json"))
-    door.chat()
+    upstream = saying(b"   \n", b"\n", b"\n", kind="application/json")
+    door = slow(make_door(upstream=upstream), upstream)
+    assert door.chat().status == 200
     (span,) = spans(door)
     assert (span["outcome"], books(door)) == ("lost", (0, span["hold_nanousd"]))
 
@@ -462,6 +504,15 @@ class LockStep:
             yield piece
 
 
+def read_in_lock_step(response: httpx.Response, lock_step: LockStep, pieces: list[bytes]) -> Iterator[bytes]:
+    chunks = response.iter_raw()
+    assert next(chunks) == delta("0")
+    for piece in pieces:
+        lock_step.say(piece)
+        assert next(chunks) == piece
+    return chunks
+
+
 def test_over_sockets_each_chunk_is_read_before_upstream_says_the_next(make_door: MakeDoor) -> None:
     lock_step = LockStep()
     pieces = [b": OPENROUTER PROCESSING\n\n", delta("a"), delta("b"), USAGE, DONE]
@@ -470,15 +521,13 @@ def test_over_sockets_each_chunk_is_read_before_upstream_says_the_next(make_door
         httpx.HTTPTransport() as sockets,
         served(door := make_door(upstream=sockets, OPENROUTER_BASE_URL=f"{upstream.url}/api/v1")) as server,
         httpx.Client(timeout=PATIENCE_S) as http,
-        http.stream("POST", server.url + CHAT, content=chat_body(stream=True), headers=HEADERS) as response,
     ):
-        chunks = response.iter_raw()
-        for piece in pieces:
-            lock_step.say(piece)
-            assert next(chunks) == piece
-        assert books(door) == (COST_NANOUSD, 0)
-        lock_step.say(None)
-        assert list(chunks) == []
+        lock_step.say(delta("0"))  # the status waits for it
+        with http.stream("POST", server.url + CHAT, content=chat_body(stream=True), headers=HEADERS) as response:
+            chunks = read_in_lock_step(response, lock_step, pieces)
+            assert books(door) == (COST_NANOUSD, 0)
+            lock_step.say(None)
+            assert list(chunks) == []
     assert_booked_once(door, COST_NANOUSD)
 
 

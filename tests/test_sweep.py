@@ -18,20 +18,24 @@ import httpx
 import pytest
 
 from farebox.admission import HOLD_SECONDS
+from farebox.books import Books
+from farebox.directory import Directory
 from farebox.ledger import Hold, Ledger, Limits
 from farebox.rest import Response
 from farebox.routes import answer
 from farebox.spans import SHARDS
 from farebox.store import Store, StoreError
 from farebox.sweep import Sweeper, sweep
+from farebox.tenants import Tenant
 from farebox.upstream import Upstream
+from farebox.watch import Watch
 from local.child import ROOT
 from local.gateway import event_of
 from local.scenarios import Fault as Scenario
 from local.simulator import Simulator, transport
 from local.sockets import HttpRequest, Server
 from tests.conftest import GATEWAY_KEY, Answered, Door, MakeDoor, chat_body, connected, new_table
-from tests.test_exactly_once import Fault, Wire, always, first, name_of, no_faults
+from tests.wire import Fault, Wire, always, first, name_of, no_faults
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 READY_S = 10
@@ -132,23 +136,26 @@ class Scene:
             assert (round(usage[window]["spent_usd"] * 10**9), usage[window]["held_usd"]) == (spent, 0)
 
 
-OpenScene = Callable[[str], Scene]
+OpenScene = Callable[..., Scene]
 
 
 @pytest.fixture
 def open_scene(make_door: MakeDoor) -> OpenScene:
     """A scene on the store with this URL."""
 
-    def opened(store_url: str) -> Scene:
+    def opened(store_url: str, **settings: str) -> Scene:
         clock = Clock()
         simulator = Simulator(clock=clock.seconds, sleep=clock.sleep, generation_ready_s=READY_S)
         records = Records(simulator)
-        gate = make_door(store_url=store_url, upstream=records).gate
-        settings = gate.settings
+        gate = make_door(store_url=store_url, upstream=records, **settings).gate
         client = httpx.Client(transport=records)
-        upstream = Upstream(settings.openrouter_base_url, settings.openrouter_api_key, client, clock.seconds)
-        gate = replace(gate, now=clock.now, desk=replace(gate.desk, now=clock.now), upstream=upstream)
-        sweeper = Sweeper(gate.store, upstream, gate.telemetry, clock.now)
+        upstream = Upstream(gate.settings.openrouter_base_url, gate.settings.openrouter_api_key, client, clock.seconds)
+        watch = Watch(gate.store, gate.telemetry, clock.now)
+        desk = replace(gate.desk, now=clock.now, sleep=clock.sleep, watch=watch)
+        books = Books(gate.store, watch, gate.telemetry, clock.now)
+        gate = replace(gate, now=clock.now, monotonic=clock.seconds, desk=desk, books=books, upstream=upstream)
+        directory = Directory(gate.store, gate.settings)
+        sweeper = Sweeper(gate.store, directory, watch, upstream, gate.telemetry, clock.now)
         return Scene(clock, simulator, records, Door(gate), sweeper)
 
     return opened
@@ -642,7 +649,12 @@ def wired(wire: Wire, open_scene: OpenScene) -> Scene:
     return scene
 
 
-def test_a_lost_call_is_ended_with_three_writes(wired: Scene, wire: Wire) -> None:
+def test_a_lost_call_is_ended_with_three_writes_and_its_tenant_is_read_once(wired: Scene, wire: Wire) -> None:
+    wired.sweep()
+    assert wire.steps == [*RUN[:3], "GetItem", "forget"]
+    wired.call()
+    wired.clock.sleep(READY_S)
+    wire.seen.clear()
     wired.sweep()
     assert wire.steps == RUN
     wire.seen.clear()
@@ -689,6 +701,76 @@ def test_a_reminder_is_written_although_its_request_is_lost_or_comes_twice(
     wired.clock.sleep(READY_S)
     assert wired.sweep() == {**NOTHING, "booked": 2}
     wired.has_ended(wired.simulator.billed_nanousd)
+
+
+# Budget states.
+
+
+LOW = {"DEFAULT_DAILY_BUDGET": "0.0125", "FAREBOX_HOLD_FRACTION": "1"}
+"""A lost call of sim/cent costs 80 percent of it."""
+
+
+def lost_cent(scene: Scene) -> None:
+    cent = scene.simulator.models["sim/cent"]
+    scene.simulator.models["sim/cent"] = replace(cent, script=replace(cent.script, usage="missing"))
+    scene.call("sim/cent", max_tokens=1000)
+    assert list(scene.store.events()) == []
+    scene.clock.sleep(READY_S)
+
+
+def told(scene: Scene) -> list[tuple[str, str, int, int]]:
+    names = ("from", "to", "spent_nanousd", "limit_nanousd")
+    return [tuple(event[name] for name in names) for event in scene.store.events()]
+
+
+def test_a_settlement_by_the_sweep_that_crosses_a_threshold_tells_it(open_scene: OpenScene, store_url: str) -> None:
+    scene = open_scene(store_url, **LOW)
+    lost_cent(scene)
+    assert scene.sweep() == BOOKED
+    assert told(scene) == [("active", "warned", 10_000_000, 12_500_000)]
+    assert scene.sweep() == NOTHING
+    assert len(told(scene)) == 1
+
+
+@pytest.mark.parametrize("step", ["put_event", "mark"])
+def test_a_sweep_whose_change_cannot_be_told_ends_the_call_all_the_same(
+    step: str, open_scene: OpenScene, wire: Wire
+) -> None:
+    scene = open_scene(wire.url, **LOW)
+    lost_cent(scene)
+    wire.plan = always(step, Fault.FAILED)
+    assert scene.sweep() == BOOKED
+    assert (scene.month().spent_nanousd, dict(scene.month().holds), scene.reminders) == (10_000_000, {}, [])
+    wire.plan = no_faults
+    scene.call("sim/free:free")
+    assert told(scene) == [("active", "warned", 10_000_000, 12_500_000)]
+
+
+def test_a_sweep_whose_tenant_cannot_be_read_tells_the_change_in_its_next_run(
+    open_scene: OpenScene, wire: Wire
+) -> None:
+    scene = open_scene(wire.url, **LOW)
+    lost_cent(scene)
+    wire.plan = always("GetItem", Fault.FAILED)
+    with pytest.raises(StoreError):
+        scene.sweep()
+    wire.plan = no_faults
+    assert scene.sweep() == BOOKED
+    assert told(scene) == [("active", "warned", 10_000_000, 12_500_000)]
+
+
+def test_a_warm_sweep_tells_by_limits_that_were_changed_meanwhile(open_scene: OpenScene, embedded_url: str) -> None:
+    scene = open_scene(embedded_url, FAREBOX_HOLD_FRACTION="1")
+    scene.call()
+    scene.clock.sleep(READY_S)
+    scene.sweep()  # has read the tenant
+    spent = scene.month().spent_nanousd
+    lowered = Limits(spent + 12_500_000, 10**12, 7)
+    assert scene.store.seed_tenant(Tenant("default", lowered))
+    scene.door.gate.desk.directory.forget("default")
+    lost_cent(scene)
+    scene.sweep()
+    assert told(scene) == [("active", "warned", spent + 10_000_000, lowered.day_nanousd)]
 
 
 # The handler.

@@ -5,34 +5,47 @@ Reading order, which is also the import order (each module imports only from tho
     errors      the tree of refusals, each with its status and reason
     money       nano-dollars, and the one parser through which JSON numbers enter
     body        a JSON object as text: where its members stand, and how single ones are set
-    policy      what moves the price and cannot be bounded is refused
+    variants    names of models: suffixes and patterns
+    policy      what moves the price: read where it can be bounded, refused where it cannot
     chat        a chat request: what is read of it
     rates       catalogue rows to rates, the dearest that a call may meet
     pricing     a request to a quote, a quote clamped to what is affordable
-    ledger      one tenant's month: reserve and settle as pure functions, spent and held derived
+    ledger      one tenant's month: reserve, swap and settle as pure functions, spent and held derived
+    rules       a tenant's rules: models, downgrades, fallbacks, caps
     tenants     names, limits, and the windows of a moment in a tenant's time zone
+    states      budget states of a window, and their changes, each told once
+    candidates  where a call could go: asked for, cheaper, behind it
+    offers      which of them to hold, and with how much output, given what is left
     sse         server-sent events out of bytes
     reminders   of lost calls
     settlement  what an answer from upstream means for the money
+    routing     what it means for the next attempt, and for the model's circuit
     settings    environment variables, checked
     rest        API Gateway events to requests, responses to API Gateway answers
 
     aws         clients, and DynamoDB's way of writing values
-    store       DynamoDB: the ledger's two updates, spans, tenants
+    store       DynamoDB: the ledger's three updates, spans, tenants
     vault       keys from Secrets Manager
     upstream    OpenRouter over httpx
-    telemetry   one log line a call
+    telemetry   one log line an attempt
+    circuits    a model's circuit, as it stands in the table
+    breaker     one circuit a model, shared between functions
     catalogue   prices asked from upstream and kept for a while
     directory   tenants asked from the store and kept for a while
 
+    watch       changes of budget states, told once
     admission   quote and reserve: hold the most that a call can cost, or refuse it
-    spans       the record of a call
+    spans       the record of an attempt
+    books       spans and the ends of holds, in this order
+    parts       that the gate and the rollup both have
+    gate        the proxy's parts, wired
     relay       bytes from upstream to the client, settled exactly once whatever the client does
+    course      the attempts of a call, one after the other
+    answers     what the client gets
     proxy       the seven steps of a call
     usage       what a tenant has spent, holds and has left
+    quotes      what a request would come to
     routes      which path goes where, and every refusal to its response
-    parts       that the gate and the rollup both have
-    gate        wires the proxy's parts
     sweep       calls whose cost was not known when they ended
     rollup      what runs on a schedule, wired
 

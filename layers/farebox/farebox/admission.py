@@ -1,28 +1,30 @@
 """Quote and reserve: the most that a call can cost is held before it is made, or the call is refused.
 
-Choosing the bounds and holding the money are one step, tried again with what is left: as asked, then with the output
-clamped to what is affordable, then refused, with what the client must know to act.
+Choosing what to hold (offers.py) and holding it are one step, tried again with what is left when others were faster.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
-from .chat import ChatRequest
+from .candidates import Candidate
 from .directory import Directory
-from .errors import BudgetExhausted, BudgetHeld, Fact, Refusal
-from .ledger import Hold, Ledger, Limits, No, Shortage, retry_after_s, shortage
-from .money import floor, product, usd_number, usd_text
-from .pricing import Quote, clamp, quote, shared, smallest
-from .rates import PricedModel
+from .errors import BudgetExhausted, BudgetHeld, Fact, Refusal, RequestTooExpensive, TooManyInFlight
+from .ledger import Hold, Ledger, No, Shortage, reserve, retry_after_s, shortage
+from .money import usd_number, usd_text
+from .offers import Offer, Shortfall, Thrift, first_offer, offer
+from .pricing import Quote
 from .settings import Settings
 from .store import Refused, Store, StoreError
 from .tenants import Tenant, Windows, timestamp
+from .watch import Watch
 
 TRIES = 5
 """A try fails when another call took the room first; after this many the tenant is busy, which reads as held."""
+WAITS_S = (0.2, 0.3, 0.4, 0.5, 0.6)
+"""What calls in flight hold is waited for a little, since most give back most of it. Two seconds: clients hear nothing
+meanwhile, and OpenRouter's own SDK gives up after five."""
 HOLD_SECONDS = 960
 """Longer than a Lambda function can live (15 minutes): nobody ends a hold by its age while its call may still run."""
 NAMES = {"day": "daily", "month": "monthly"}
@@ -38,101 +40,186 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """A call with its money held. `ledger` is the tenant's month just after."""
+class Call:
+    """What all attempts of a call have in common."""
 
+    caller: Caller
     tenant: Tenant
-    feature: str
-    request_id: str
     windows: Windows
     at: datetime
-    hold: Hold
-    quote: Quote
-    ledger: Ledger
+    id: str
     model_asked: str | None
     streamed: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """One attempt of a call with its money held. `ledger` is the tenant's month just after. Attempts count from 1."""
+
+    call: Call
+    attempt: int
+    candidate: Candidate
+    hold: Hold
+    quote: Quote
+    ledger: Ledger
+    downgraded_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Desk:
-    """The parts that admission needs."""
+    """The parts that admission needs; `sleep` takes seconds."""
 
     store: Store
     directory: Directory
+    watch: Watch
     settings: Settings
     now: Callable[[], datetime]
     new_hold_id: Callable[[], str]
+    sleep: Callable[[float], None]
+
+    @property
+    def thrift(self) -> Thrift:
+        return Thrift(self.settings.farebox_min_output_tokens, self.settings.farebox_hold_fraction)
 
 
-def admit(desk: Desk, caller: Caller, request: ChatRequest, model: PricedModel) -> Admission:
-    """Hold the most that the call can cost. Raises BudgetExhausted, BudgetHeld, ModelNotPriced, StoreError."""
-    now = desk.now()
-    asked = quote(request, model)
-    hold_id = desk.new_hold_id()
-    room: int | None = None
-    for _ in range(TRIES):
-        tenant, windows = desk.directory.at(caller.tenant, now)
-        offer = _offer(asked, tenant.limits, room, desk.settings)
-        hold = _hold(hold_id, offer, windows, now)
-        result = _reserved(desk.store, tenant, windows.month, hold)
-        if isinstance(result, Ledger):
-            return Admission(
-                tenant,
-                caller.feature,
-                caller.request_id,
-                windows,
-                now,
-                hold,
-                offer,
-                result,
-                request.model,
-                request.stream,
-            )
-        if result.why is No.STALE_LIMITS:
-            desk.directory.forget(tenant.name)
+def admit(
+    desk: Desk,
+    call: Call,
+    asked: Candidate,
+    cheaper: Callable[[], Sequence[Candidate]],
+    *,
+    has_cheaper: bool = False,
+    attempt: int = 1,
+    ledger: Ledger | None = None,
+    may_wait: bool = True,
+) -> Admission:
+    """Hold the most that an attempt can cost. `ledger` is what is known of what is left, if anything is.
+
+    `cheaper` models are priced only where what was asked for is not simply held. Raises BudgetExhausted, BudgetHeld,
+    RequestTooExpensive, TooManyInFlight, StaleTenant, StoreError.
+    """
+    others: Sequence[Candidate] | None = None
+    waits, tries = iter(WAITS_S if may_wait else ()), 0
+    while tries < TRIES:
+        if ledger is None:
+            found: Offer | Shortfall = first_offer(asked, call.tenant, desk.thrift, has_cheaper=has_cheaper)
+        else:
+            others = cheaper() if others is None else others
+            found = offer(asked, others, call.tenant, call.windows.day, ledger, desk.thrift)
+        if isinstance(found, Shortfall):
+            refusal = _refusal(desk, call, ledger or Ledger(), found, is_first=attempt == 1)
+            if not isinstance(refusal, BudgetHeld) or (wait_s := next(waits, None)) is None:
+                raise refusal
+            desk.sleep(wait_s)
+            ledger = desk.store.ledger(call.tenant.name, call.windows.month)
+            if ledger.is_ahead_of(call.tenant.limits):
+                raise StaleTenant
             continue
-        room = result.ledger.room_nanousd(windows.day, tenant.limits)
-        needed = _floor_nanousd(asked, desk.settings)
-        if needed > max(0, room):
-            raise _refusal(tenant, windows, result.ledger, needed, now)
+        tries += 1
+        hold = hold_for(call, found, attempt)
+        result = _reserved(desk.store, call, hold, found)
+        if isinstance(result, Ledger):
+            return Admission(call, attempt, found.candidate, hold, found.quote, result, found.downgraded_from)
+        ledger = result.ledger
+        if result.why is No.STALE_LIMITS:
+            raise StaleTenant
+        if result.why is No.TOO_MANY:
+            raise too_many(call, ledger)
     raise BudgetHeld(
-        f"too many calls of tenant {caller.tenant} at the same moment; try again in 1 s",
-        facts={"scope": "tenant", "tenant": caller.tenant},
+        f"too many calls of tenant {call.tenant.name} at the same moment; try again in 1 s",
+        facts={"scope": "tenant", "tenant": call.tenant.name},
         headers={"Retry-After": "1"},
     )
 
 
-def _reserved(store: Store, tenant: Tenant, month: str, hold: Hold) -> Ledger | Refused:
+def foreseen(
+    call: Call, asked: Candidate, cheaper: Sequence[Candidate], ledger: Ledger, thrift: Thrift, *, has_cheaper: bool
+) -> Offer | Shortfall | No:
+    """What `admit` would come to at once with this ledger, nothing held: the same two steps."""
+    found = first_offer(asked, call.tenant, thrift, has_cheaper=has_cheaper)
+    result = reserve(ledger, hold_for(call, found, 1), call.tenant.limits, found.ceilings)
+    if result is No.NO_ROOM:
+        second = offer(asked, cheaper, call.tenant, call.windows.day, ledger, thrift)
+        if isinstance(second, Shortfall):
+            return second
+        found = second
+        result = reserve(ledger, hold_for(call, found, 1), call.tenant.limits, found.ceilings)
+    return result if isinstance(result, No) else found
+
+
+class StaleTenant(Exception):
+    """The tenant's configuration is newer than what the call was planned with: plan again. Nothing is held."""
+
+
+def hold_for(call: Call, found: Offer, attempt: int) -> Hold:
+    """The first attempt's hold has the call's id, later ones a number behind it."""
+    admitted_at = int(call.at.timestamp())
+    return Hold(
+        call.id if attempt == 1 else f"{call.id}-{attempt}",
+        found.quote.amount_nanousd,
+        call.windows.day,
+        admitted_at,
+        admitted_at + HOLD_SECONDS,
+        found.candidate.name,
+    )
+
+
+def _reserved(store: Store, call: Call, hold: Hold, found: Offer) -> Ledger | Refused:
     """Reserve; a hold whose write was done but not answered is released, since its call will not be made."""
+    name, month = call.tenant.name, call.windows.month
     try:
-        return store.reserve(tenant.name, month, hold, tenant.limits)
+        return store.reserve(name, month, hold, call.tenant.limits, found.ceilings)
     except StoreError:
         with suppress(StoreError):
-            store.settle(tenant.name, month, hold, 0)
+            store.settle(name, month, hold, 0)
         raise
 
 
-def _offer(asked: Quote, limits: Limits, room_nanousd: int | None, settings: Settings) -> Quote:
-    """What to hold: as asked, or an unasked output for a share of the budget; after a refusal, what the room allows."""
-    floor_tokens = settings.farebox_min_output_tokens
-    budget = Decimal(min(limits.day_nanousd, limits.month_nanousd))
-    offer = shared(asked, floor(product(budget, settings.farebox_hold_fraction)), floor_tokens=floor_tokens)
-    if room_nanousd is None:
-        return offer
-    return clamp(offer, room_nanousd, floor_tokens=floor_tokens) or smallest(asked, floor_tokens=floor_tokens)
+# Refusals.
 
 
-def _hold(hold_id: str, offer: Quote, windows: Windows, now: datetime) -> Hold:
-    admitted_at = int(now.timestamp())
-    return Hold(hold_id, offer.amount_nanousd, windows.day, admitted_at, admitted_at + HOLD_SECONDS, offer.model)
+def _refusal(desk: Desk, call: Call, ledger: Ledger, found: Shortfall, *, is_first: bool) -> Refusal:
+    """A window stops at a refusal of the call, not at one of a model that was to stand in."""
+    tenant, windows = call.tenant, call.windows
+    if found.is_above_cap:
+        return too_expensive(tenant, found.needed_nanousd)
+    short = shortage(ledger, windows.day, tenant.limits, found.needed_nanousd)
+    if not short.is_held and is_first:
+        desk.watch.look(tenant, windows.month, windows.day, ledger, refused=short.window)
+    return short_of_money(tenant, windows, ledger, short, found.needed_nanousd, call.at)
 
 
-def _floor_nanousd(asked: Quote, settings: Settings) -> int:
-    return smallest(asked, floor_tokens=settings.farebox_min_output_tokens).amount_nanousd
+def too_expensive(tenant: Tenant, needed: int) -> RequestTooExpensive:
+    """Above the tenant's cap for one request, however short the answer."""
+    cap = tenant.rules.request_nanousd or 0
+    return RequestTooExpensive(
+        f"the smallest answer needs {usd_text(needed)} USD, and tenant {tenant.name} allows {usd_text(cap)} USD for "
+        "one request",
+        facts={
+            "scope": "tenant",
+            "tenant": tenant.name,
+            "limit_usd": usd_number(cap),
+            "needed_usd": usd_number(needed),
+        },
+        headers={"x-should-retry": "false"},
+    )
 
 
-def _refusal(tenant: Tenant, windows: Windows, ledger: Ledger, needed: int, now: datetime) -> Refusal:
-    short = shortage(ledger, windows.day, tenant.limits, needed)
+def too_many(call: Call, ledger: Ledger) -> TooManyInFlight:
+    """As many calls are in flight as the tenant may have."""
+    wait_s = retry_after_s(ledger, int(call.at.timestamp()))
+    return TooManyInFlight(
+        f"tenant {call.tenant.name} has {len(ledger.holds)} calls in flight, as many as it may have; "
+        f"try again in {wait_s} s",
+        facts={"scope": "tenant", "tenant": call.tenant.name, "in_flight": len(ledger.holds)},
+        headers={"Retry-After": str(wait_s)},
+    )
+
+
+def short_of_money(
+    tenant: Tenant, windows: Windows, ledger: Ledger, short: Shortage, needed: int, now: datetime
+) -> BudgetHeld | BudgetExhausted:
+    """Which window does not pay, and what the client can do about it."""
     facts: dict[str, Fact] = {
         "scope": "tenant",
         "tenant": tenant.name,

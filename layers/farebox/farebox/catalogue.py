@@ -1,7 +1,8 @@
 """Prices asked from upstream and kept for a while; the last good ones are kept when upstream does not answer.
 
-Old prices cannot overspend: the cap that a quote was made with goes upstream (provider.max_price), so a dearer endpoint
-refuses the call instead of serving it.
+Old prices of prompt and completion cannot overspend: the cap that a quote was made with goes upstream
+(provider.max_price), so a dearer endpoint refuses the call instead of serving it. Cache writes, media and a longer
+context are in no cap; what they cost may be as old as what is kept here.
 """
 
 import threading
@@ -13,7 +14,7 @@ from urllib.parse import quote as url_quote
 
 from .errors import CatalogueUnavailable, ModelNotPriced
 from .money import loads_exact
-from .rates import PricedModel, priced_model, require_priced
+from .rates import PricedModel, other_names, priced_model, require_priced
 from .upstream import Lost, NotSent, Upstream
 
 Row = Mapping[str, Any]
@@ -55,11 +56,16 @@ class Catalogue:
             fresh = self._models.get(name)
             if fresh is not None and fresh is not kept:
                 return fresh.value
-            model = priced_model({**row, "id": name}, self._endpoints_of(str(row.get("id"))))
+            model = self._with_targets(priced_model(row, self._endpoints_of(str(row.get("id"))), name=name))
             self._models[name] = _Kept(model, self._monotonic() + self._ttl_s)
             return model
         finally:
             lock.release()
+
+    def _with_targets(self, model: PricedModel) -> PricedModel:
+        """With all the names of what an alias stands for: its row has only one of them."""
+        rows = {} if self._rows is None else self._rows.value
+        return replace(model, also=model.also.union(*(other_names(rows[name]) for name in model.also if name in rows)))
 
     def expire(self, name: str) -> None:
         """Ask again at the next call: upstream refused our price cap, so its prices have risen."""

@@ -9,18 +9,18 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from .body import Changes, Member, members_of, replaced, shown
-from .errors import BodyTooLarge, Malformed, UnsupportedField
+from .errors import BodyTooLarge, Malformed
 from .money import dumps, no_constant, number
-from .policy import media_parts, refuse_what_cannot_be_bounded
+from .policy import Extras, extras_of, media_parts, model_name, models_of
 
 MAX_BODY_BYTES = 6_000_000
 """Lambda takes 6 MB an invocation, the event around the body included."""
 MAX_TOKENS_ASKED = 10_000_000
 """No model has a context this long; a larger `max_tokens` is a mistake, not a wish."""
-MAX_MODEL_LENGTH = 200
 TEMPLATE_TOKENS_PER_ENTRY = 32
 """Chat template overhead for each message and each tool: an engineering margin, providers do not document theirs."""
 TOOL_PREAMBLE_TOKENS = 500
@@ -29,6 +29,7 @@ TOOL_PREAMBLE_TOKENS = 500
 _RENDERED = ("tools", "functions", "response_format")
 """Members that a chat template may lay out over many lines."""
 INDENT = 4
+_SHORT_RETENTION = (None, "in_memory", "in-memory")
 _REASONING_ROOM = 256
 _MIN_REASONING = 1024
 """What providers take as the least budget for reasoning, which must be below max_tokens."""
@@ -36,11 +37,15 @@ _MIN_REASONING = 1024
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What a quote needs to know. `text` is the body as received; sizes are in tokens, as an upper bound."""
+    """What a quote needs to know. `text` is the body as received; sizes are in tokens, as an upper bound.
+
+    `models` are tried in turn by OpenRouter; there are none when the client named none.
+    """
 
     text: str
     members: Mapping[str, Member]
-    model: str | None
+    models: tuple[str, ...]
+    extras: Extras
     stream: bool
     max_tokens: int | None
     prompt_tokens_max: int
@@ -61,20 +66,24 @@ def parse(body: bytes) -> ChatRequest:
 def _parsed(body: bytes) -> ChatRequest:
     text, members, nested = _decode(body)
     values = {name: member.value for name, member in members.items()}
-    refuse_what_cannot_be_bounded(values)
+    extras = extras_of(values)
+    stop = values.get("stop_server_tools_when")
+    if stop is not None and not isinstance(stop, list):
+        raise Malformed("stop_server_tools_when must be a list")
     messages = _messages(values.get("messages"))
     tools = _tools(values.get("tools"))
     overhead = TEMPLATE_TOKENS_PER_ENTRY * (len(messages) + len(tools)) + (TOOL_PREAMBLE_TOKENS if tools else 0)
     return ChatRequest(
         text=text,
         members=members,
-        model=_model(values.get("model")),
+        models=_models(values),
+        extras=extras,
         stream=_flag("stream", values.get("stream")),
         max_tokens=_max_tokens(values),
         prompt_tokens_max=_text_bytes(text, values) + _layout_bytes(values) + overhead,
         prompt_tokens_likely=len(text) // (3 if text.isascii() else 1) + overhead,
-        media_parts=sum(media_parts(message) for message in messages),
-        has_long_cache_writes=nested.has_long_ttl,
+        media_parts=sum(media_parts(message, extras) for message in messages),
+        has_long_cache_writes=nested.has_long_ttl or values.get("prompt_cache_retention") not in _SHORT_RETENTION,
         min_output_tokens=_min_output_tokens(values),
     )
 
@@ -100,6 +109,14 @@ def provider_with(request: ChatRequest, max_price: Mapping[str, Any]) -> str:
     return replaced(text, members_of(text, json.JSONDecoder(parse_float=number)), change)
 
 
+def stop_with(request: ChatRequest, max_cost_usd: Decimal) -> str:
+    """The body's conditions for ending a loop of server tools, and one more: a cost. Any of them ends it."""
+    member = request.members.get("stop_server_tools_when")
+    given = request.text[member.start : member.end].strip() if member is not None and member.value else "[]"
+    ours = dumps({"type": "max_cost", "max_cost_in_dollars": max_cost_usd})
+    return f"{given[:-1].rstrip()}{'' if given[1:-1].strip() == '' else ','}{ours}]"
+
+
 def _provider(request: ChatRequest) -> Mapping[str, Any]:
     member = request.members.get("provider")
     return member.value if member is not None and member.value is not None else {}
@@ -119,7 +136,7 @@ class _Nested:
         if len(found) < len(pairs):
             raise Malformed(f"the key {shown(_repeated(name for name, _ in pairs))} appears twice in one object")
         # 1h and 12h writes cost more than these, and so may what comes next.
-        self.has_long_ttl = self.has_long_ttl or ("ttl" in found and found["ttl"] not in ("5m", "30m"))
+        self.has_long_ttl = self.has_long_ttl or (found.get("ttl") not in (None, "5m", "30m"))
         return found
 
 
@@ -148,12 +165,10 @@ def _repeated(names: Iterable[str]) -> str:
 # Reading.
 
 
-def _model(value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value or len(value) > MAX_MODEL_LENGTH or not value.isprintable():
-        raise Malformed(f"model must be the name of a model, a string of 1 to {MAX_MODEL_LENGTH} printable characters")
-    return value
+def _models(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """`model` is tried first, then `models`; each once."""
+    first = () if values.get("model") is None else (model_name("model", values["model"]),)
+    return tuple(dict.fromkeys((*first, *models_of(values.get("models")))))
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -187,14 +202,7 @@ def _tools(value: Any) -> list[Mapping[str, Any]]:
         return []
     if not isinstance(value, list):
         raise Malformed("tools must be a list")
-    tools = _objects("tools", value)
-    for tool in tools:
-        if tool.get("type") != "function":
-            raise UnsupportedField(
-                "tools are supported only with type function: server tools cost fees and call the model again",
-                facts={"field": "tools"},
-            )
-    return tools
+    return _objects("tools", value)
 
 
 def _objects(name: str, values: list[Any]) -> list[Mapping[str, Any]]:
@@ -227,7 +235,17 @@ def _text_bytes(text: str, values: Mapping[str, Any]) -> int:
         return size
     decoded = json.dumps(values, ensure_ascii=False, default=str)
     forms = (unicodedata.normalize(form, decoded) for form in ("NFC", "NFKC"))
-    return max(size, *(len(form.encode(errors="surrogatepass")) for form in forms))
+    return max(size, *(len(form.encode(errors="surrogatepass")) for form in forms)) + _escaped_bytes(values)
+
+
+def _escaped_bytes(values: Mapping[str, Any]) -> int:
+    """What schemas grow by when a template writes other scripts as escapes, as Python does unless told otherwise."""
+    rendered = [values[name] for name in _RENDERED if name in values]
+    return (
+        len(json.dumps(rendered, default=str)) - len(json.dumps(rendered, ensure_ascii=False, default=str))
+        if rendered
+        else 0
+    )
 
 
 def _layout_bytes(values: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ class Directory:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._rules = settings.rules
         self._kept: dict[str, tuple[str, Tenant]] = {}
 
     def at(self, name: str, now: datetime) -> tuple[Tenant, Windows]:
@@ -29,7 +30,7 @@ class Directory:
             found = windows(now, tenant.time_zone)
             if found.month == month:
                 return tenant, found
-        tenant = self._store.tenant(name) or self._settings.tenant(name)
+        tenant = self._store.tenant(name, self._rules) or self._settings.tenant(name)
         found = windows(now, tenant.time_zone)
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()

@@ -5,12 +5,15 @@
     ├── UnsupportedField       400  unsupported_field
     ├── InvalidTenant          400  invalid_tenant
     ├── Unauthenticated        401  unauthenticated
+    ├── RequestTooExpensive    402  request_too_expensive  above the tenant's cap for one request
+    ├── ModelNotAllowed        403  model_not_allowed
     ├── NotFound               404  not_found
     ├── MethodNotAllowed       405  method_not_allowed
     ├── BodyTooLarge           413  body_too_large
     ├── ModelNotPriced         422  model_not_priced
     ├── BudgetExhausted        429  budget_exhausted   the window is spent: do not repeat
     ├── BudgetHeld             429  budget_held        calls in flight hold it: repeat after Retry-After
+    ├── TooManyInFlight        429  too_many_in_flight  as many calls are in flight as the tenant may have
     ├── StoreUnavailable       503  store_unavailable  fail closed: without the ledger nothing is admitted
     └── CatalogueUnavailable   502  catalogue_unavailable  upstream gave no prices, so nothing can be quoted
 
@@ -21,7 +24,7 @@ A decision of ours is never a 5xx, since some SDKs repeat those for an hour; the
 from collections.abc import Mapping
 from typing import ClassVar
 
-Fact = str | int | float | bool | None
+Fact = str | int | float | bool | None | list[dict[str, "Fact"]]
 
 
 class Refusal(Exception):
@@ -69,6 +72,22 @@ class Unauthenticated(Refusal):
     type = "authentication_error"
 
 
+class RequestTooExpensive(Refusal):
+    """The smallest useful answer can cost more than the tenant allows for one request."""
+
+    status = 402
+    reason = "request_too_expensive"
+    type = "insufficient_quota"
+
+
+class ModelNotAllowed(Refusal):
+    """The tenant's lists of models leave this one out."""
+
+    status = 403
+    reason = "model_not_allowed"
+    type = "permission_error"
+
+
 class NotFound(Refusal):
     """No such path."""
 
@@ -110,6 +129,14 @@ class BudgetHeld(Refusal):
 
     status = 429
     reason = "budget_held"
+    type = "rate_limit_error"
+
+
+class TooManyInFlight(Refusal):
+    """The tenant has as many calls in flight as it may have."""
+
+    status = 429
+    reason = "too_many_in_flight"
     type = "rate_limit_error"
 
 

@@ -1,35 +1,63 @@
-"""Wires the proxy's parts: at a cold start, in `make dev`, and in tests with a transport of their own."""
+"""The proxy's parts: opened at a cold start, in `make dev`, and in tests with a transport of their own."""
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 import httpx
 
 from .admission import Desk
 from .aws import dynamodb_client
+from .books import Books
+from .breaker import Breakers
 from .catalogue import Catalogue
 from .directory import Directory
 from .parts import now, telemetry_of, upstream_of
-from .proxy import Gate
-from .settings import settings_from
+from .settings import Settings, settings_from
 from .store import Store
+from .telemetry import Telemetry
+from .upstream import Upstream
 from .vault import with_secrets
+from .watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The parts of the shell, built once at cold start."""
+
+    settings: Settings
+    store: Store
+    desk: Desk
+    books: Books
+    upstream: Upstream
+    catalogue: Catalogue
+    breakers: Breakers
+    telemetry: Telemetry
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
 
 
 def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | None = None) -> Gate:
     """The gateway of an environment. Raises SettingsError."""
     settings = settings_from(with_secrets(environment))
     upstream = upstream_of(settings, transport)
-    table = Store(dynamodb_client(), settings.farebox_table)
+    telemetry = telemetry_of(settings)
+    client = dynamodb_client()
+    table = Store(client, settings.farebox_table)
+    watch = Watch(table, telemetry, now)
     return Gate(
         settings=settings,
         store=table,
-        desk=Desk(table, Directory(table, settings), settings, now, new_hold_id),
+        desk=Desk(table, Directory(table, settings), watch, settings, now, new_hold_id, time.sleep),
+        books=Books(table, watch, telemetry, now),
         upstream=upstream,
         catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, time.monotonic),
-        telemetry=telemetry_of(settings),
+        breakers=Breakers(client, settings.farebox_table, telemetry.circuit),
+        telemetry=telemetry,
         now=now,
+        monotonic=time.monotonic,
     )
 
 

@@ -3,6 +3,8 @@
     hold      made by reserve: the amount counts as committed, in the day and the month that admitted it, together
     spend     a hold ends and its true cost stays committed (a cost above the hold is booked too, and reported)
     release   a hold ends at cost zero: declined upstream before anything was generated
+    estimate  a hold ends at its whole amount, because the cost is not known in time
+    correct   the true cost takes the place of an estimate
 
 A hold ends exactly once. Spent and held are derived, never stored twice: held = sum of the holds,
 spent = committed - held. A settlement goes to the windows that admitted the hold, also across midnight.
@@ -12,10 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+MONTH = "month"
+MAX_IN_FLIGHT = 200
+"""Holds stand in one item, and each write pays for all of it: 200 are 30 KB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Money held for one call; times in epoch seconds, `day` is the day of the month in the tenant's time zone."""
+    """Money held for one attempt; times in epoch seconds, `day` is the day of the month in the tenant's time zone.
+
+    `generation_id` is there once upstream has said it, in calls that take a while.
+    """
 
     id: str
     amount_nanousd: int
@@ -23,25 +32,62 @@ class Hold:
     admitted_at: int
     expires_at: int
     model: str
+    feature: str = "default"
+    generation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A cost that was booked because the true one was not known in time."""
+
+    amount_nanousd: int
+    day: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What may be committed of a window before a hold is made, at most: never more than the limit less the hold.
+
+    Lower ones leave something over: for other calls, or for a cheaper model.
+    """
+
+    day_nanousd: int
+    month_nanousd: int
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a tenant may commit in a window; `version` grows with every change of the tenant's configuration."""
+    """What a tenant may commit in a window, and how many calls it may have in flight.
+
+    `version` grows with every change of the tenant's configuration.
+    """
 
     day_nanousd: int
     month_nanousd: int
     version: int
+    in_flight: int = MAX_IN_FLIGHT
+
+    def ceilings(self, left_nanousd: int) -> Ceilings:
+        """With at least so much left of either window before the hold is made."""
+        return Ceilings(self.day_nanousd - left_nanousd, self.month_nanousd - left_nanousd)
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """One month of one tenant. `committed_by_day` has no entry for a day without calls."""
+    """One month of one tenant. `committed_by_day` has no entry for a day without calls.
+
+    `states` has the budget states (states.py) that have been told of, by window: "month", or the day's number.
+    `estimates` may still be corrected. `ended` has holds whose reserve was repeated, until when: a copy of it that is
+    late must not hold again.
+    """
 
     committed_nanousd: int = 0
     committed_by_day: Mapping[int, int] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
     version: int | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    ended: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def held_nanousd(self) -> int:
@@ -60,28 +106,45 @@ class Ledger:
     def spent_on(self, day: int) -> int:
         return self.committed_on(day) - self.held_on(day)
 
+    def spent_in(self, window: str) -> int:
+        """Of "month", or of a day by its number."""
+        return self.spent_nanousd if window == MONTH else self.spent_on(int(window))
+
+    def is_ahead_of(self, limits: Limits) -> bool:
+        """Whether the tenant was changed since these limits were read."""
+        return self.version is not None and self.version > limits.version
+
     def room_nanousd(self, day: int, limits: Limits) -> int:
         """What can be held now: what day and month both leave. Negative after a lowered limit or an overrun."""
         return min(limits.day_nanousd - self.committed_on(day), limits.month_nanousd - self.committed_nanousd)
+
+
+def lower(a: Ceilings, b: Ceilings | None) -> Ceilings:
+    """The lower of two, for each window."""
+    return a if b is None else Ceilings(min(a.day_nanousd, b.day_nanousd), min(a.month_nanousd, b.month_nanousd))
 
 
 class No(Enum):
     """Why a hold was not made."""
 
     NO_ROOM = "no_room"
+    TOO_MANY = "too_many"
+    """As many calls are in flight as may be."""
     STALE_LIMITS = "stale_limits"
     """The limits were changed since the caller read them: read again and try again."""
 
 
-def reserve(ledger: Ledger, hold: Hold, limits: Limits) -> Ledger | No:
-    """Make a hold, if both windows have room for it. Repeating a hold that is there changes nothing."""
+def reserve(ledger: Ledger, hold: Hold, limits: Limits, ceilings: Ceilings | None = None) -> Ledger | No:
+    """Make a hold, if both windows have room for it. Repeating a hold that is there changes nothing.
+
+    Without `ceilings` whatever fits is held.
+    """
     if hold.id in ledger.holds:
         return ledger
-    if ledger.version is not None and ledger.version > limits.version:
-        return No.STALE_LIMITS
-    # A hold of nothing (a free model) always fits, also into a window that is spent.
-    if hold.amount_nanousd > max(0, ledger.room_nanousd(hold.day, limits)):
-        return No.NO_ROOM
+    if (no := _refused(ledger, hold.day, hold.amount_nanousd, limits, ceilings)) is not None:
+        return no
+    if len(ledger.holds) >= limits.in_flight:
+        return No.TOO_MANY
     return replace(
         _committed(ledger, hold.day, hold.amount_nanousd),
         holds={**ledger.holds, hold.id: hold},
@@ -89,12 +152,50 @@ def reserve(ledger: Ledger, hold: Hold, limits: Limits) -> Ledger | No:
     )
 
 
-def settle(ledger: Ledger, hold: Hold, cost_nanousd: int) -> Ledger:
+def swap(ledger: Ledger, old: Hold, new: Hold, limits: Limits) -> Ledger | No:
+    """End one hold and make another in its place, for a call that goes to another model: all or nothing.
+
+    Both are of the same day. Repeating it changes nothing.
+    """
+    if new.id in ledger.holds:
+        return ledger
+    if old.id not in ledger.holds:
+        return No.NO_ROOM
+    more = new.amount_nanousd - old.amount_nanousd
+    if (no := _refused(ledger, new.day, more, limits, None)) is not None:
+        return no
+    others = {id_: hold for id_, hold in ledger.holds.items() if id_ != old.id}
+    return replace(_committed(ledger, new.day, more), holds={**others, new.id: new}, version=limits.version)
+
+
+def _refused(ledger: Ledger, day: int, more: int, limits: Limits, ceilings: Ceilings | None) -> No | None:
+    if ledger.is_ahead_of(limits):
+        return No.STALE_LIMITS
+    if more <= 0:
+        return None  # a hold of nothing (a free model) always fits, also into a window that is spent
+    most = lower(limits.ceilings(more), ceilings)
+    fits = ledger.committed_on(day) <= most.day_nanousd and ledger.committed_nanousd <= most.month_nanousd
+    return None if fits else No.NO_ROOM
+
+
+def settle(ledger: Ledger, hold: Hold, cost_nanousd: int, *, is_estimated: bool = False) -> Ledger:
     """End a hold at its cost. A hold that has ended already is left alone: whoever ended it has booked it."""
     if hold.id not in ledger.holds:
         return ledger
     settled = _committed(ledger, hold.day, cost_nanousd - hold.amount_nanousd)
-    return replace(settled, holds={id_: other for id_, other in ledger.holds.items() if id_ != hold.id})
+    estimates = {**ledger.estimates, hold.id: Estimate(cost_nanousd, hold.day)} if is_estimated else ledger.estimates
+    others = {id_: other for id_, other in ledger.holds.items() if id_ != hold.id}
+    return replace(settled, holds=others, estimates=estimates)
+
+
+def correct(ledger: Ledger, hold_id: str, cost_nanousd: int | None) -> Ledger:
+    """Put the true cost in the place of an estimate, once; None leaves the estimate as the last word."""
+    if hold_id not in ledger.estimates:
+        return ledger
+    estimate = ledger.estimates[hold_id]
+    change = 0 if cost_nanousd is None else cost_nanousd - estimate.amount_nanousd
+    others = {id_: other for id_, other in ledger.estimates.items() if id_ != hold_id}
+    return replace(_committed(ledger, estimate.day, change), estimates=others)
 
 
 def _committed(ledger: Ledger, day: int, change_nanousd: int) -> Ledger:

@@ -16,6 +16,7 @@ MAX_USD = 10_000_000
 
 _EXACT = Context(prec=4000)
 """More digits than two numbers of `_MAX_LENGTH` have when multiplied: products and sums lose nothing."""
+_CEILING = Context(prec=60, rounding=ROUND_CEILING)
 _MAX_LENGTH = 1000
 _ABSURD = Decimal(10**15)
 _MAX_EXPONENT = 300
@@ -113,6 +114,11 @@ def product(a: Decimal, b: Decimal) -> Decimal:
     """a x b without the 28 digits of the default context."""
     with localcontext(_EXACT):
         return a * b
+
+
+def ceil_quotient(amount: int, part: Decimal) -> int:
+    """amount / part, rounded up: what the amount is that part of."""
+    return ceil(_CEILING.divide(Decimal(amount), part))
 
 
 def usd_text(nanousd: int) -> str:

@@ -6,15 +6,16 @@ A quote is an upper bound that is true, because the same bound goes upstream:
              ^ bytes, context at most      ^ max_tokens, sent      ^ provider.max_price, sent
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from .body import Changes
-from .chat import MAX_TOKENS_ASKED, ChatRequest, max_price_of, provider_with
+from .chat import MAX_TOKENS_ASKED, ChatRequest, max_price_of, provider_with, stop_with
 from .money import ceil, decimal_of, dumps, product, times, total
-from .rates import PricedModel, Rates, unpriced
+from .policy import DEFAULT_WEB_RESULTS
+from .rates import PricedModel, Rates, dearest, unpriced
 
 MAX_PRICE_MARGIN = Decimal("1.02")
 """provider.max_price is sent a little above the list price: exactly the list price was seen refused on 2026-07-30, and
@@ -29,9 +30,43 @@ MIN_UNASKED_OUTPUT_TOKENS = 1024
 """Room for an answer to a prompt that may fill the context, when the client does not say how much it wants."""
 
 
+WEB_SEARCH_NANOUSD = Decimal(15_000_000)
+"""The dearest of OpenRouter's searches (Exa, deep reasoning), with ten results; native ones are in the catalogue."""
+WEB_RESULT_NANOUSD = Decimal(1_000_000)
+SEARCHES_A_TURN = 8
+"""A margin: nothing bounds how many a model asks for at once, nor how many a native search makes of one."""
+TURNS_WITH_SERVER_TOOLS = 2
+"""The one that reaches the allowance, which is only seen when it has ended, and a last one without tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms models are called: tiers admitted beside the default one, and tools that cost fees.
+
+    `web_results` is None without tools that cost fees; `allowance_nanousd` is what those may cost before OpenRouter
+    ends their loop.
+    """
+
+    service_tiers: frozenset[str] = frozenset()
+    web_results: int | None = None
+    has_server_tools: bool = False
+    allowance_nanousd: int = 0
+
+    @property
+    def turns(self) -> Decimal:
+        """How often the model is called at most, beside what the allowance pays for."""
+        return Decimal(TURNS_WITH_SERVER_TOOLS if self.has_server_tools else 1)
+
+
+PLAIN = Terms()
+
+
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The most that a call can cost, and the bounds to send upstream so that it is the most."""
+    """The most that a call can cost, and the bounds to send upstream so that it is the most.
+
+    `prompt_nanousd` and `completion_rate` (a token) are for all turns of the call; fees are inside the former.
+    """
 
     model: str
     prompt_tokens: int
@@ -42,6 +77,9 @@ class Quote:
     prompt_nanousd: Decimal
     completion_rate: Decimal
     max_price: Mapping[str, Decimal]
+    rates: Rates
+    has_tool_fees: bool = False
+    stop_at_nanousd: int | None = None
 
     @property
     def amount_nanousd(self) -> int:
@@ -58,11 +96,14 @@ class Quote:
 # Quotes.
 
 
-def quote(request: ChatRequest, model: PricedModel) -> Quote:
-    """The upper bound of a request as it was asked. Raises ModelNotPriced where there is no bound."""
-    prompt_tokens = _prompt_tokens(request, model)
-    output_tokens = _output_tokens(request, model)
-    rates = model.rates(prompt_tokens)
+def quote(request: ChatRequest, models: Sequence[PricedModel], terms: Terms = PLAIN) -> Quote:
+    """The upper bound of a request as it was asked, whichever of the models serves it. Raises ModelNotPriced.
+
+    One price cap is sent for all of them, so the dearest rate of each kind counts, whatever model it belongs to.
+    """
+    prompt_tokens = max(_prompt_tokens(request, model, terms) for model in models)
+    output_tokens = _output_tokens(request, models, terms)
+    rates = dearest([model.rates(prompt_tokens, terms.service_tiers) for model in models])
     max_price = _max_price(rates)
     prompt_rate, completion_rate = (
         # A free model holds nothing: what its tiny cap lets through is below a nano-dollar for ten tokens.
@@ -74,18 +115,33 @@ def quote(request: ChatRequest, model: PricedModel) -> Quote:
             (rates.completion, max_price["completion"]),
         )
     )
-    fees = product(MAX_PRICE_MARGIN, total(rates.request, product(rates.image, Decimal(request.media_parts))))
     return Quote(
-        model=model.id,
+        model=models[0].id,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         output_tokens_asked=request.max_tokens or output_tokens,
         is_output_asked=request.max_tokens is not None,
         min_output_tokens=request.min_output_tokens,
-        prompt_nanousd=total(product(prompt_rate, Decimal(prompt_tokens)), fees),
-        completion_rate=completion_rate,
+        prompt_nanousd=total(
+            product(terms.turns, product(prompt_rate, Decimal(prompt_tokens))), _fees(request, rates, terms)
+        ),
+        completion_rate=product(terms.turns, completion_rate),
         max_price=max_price,
+        rates=rates,
+        has_tool_fees=terms.web_results is not None,
+        stop_at_nanousd=terms.allowance_nanousd if terms.has_server_tools else None,
     )
+
+
+def _fees(request: ChatRequest, rates: Rates, terms: Terms) -> Decimal:
+    """Fees by the piece: of each turn, and of the tools."""
+    a_turn = total(rates.request, product(rates.image, Decimal(request.media_parts)))
+    fees = product(product(MAX_PRICE_MARGIN, a_turn), terms.turns)
+    if terms.web_results is None:
+        return fees
+    results = max(0, terms.web_results - DEFAULT_WEB_RESULTS)
+    search = total(max(WEB_SEARCH_NANOUSD, rates.web_search), product(WEB_RESULT_NANOUSD, Decimal(results)))
+    return total(fees, product(search, Decimal(SEARCHES_A_TURN)), Decimal(terms.allowance_nanousd))
 
 
 def clamp(asked: Quote, affordable_nanousd: int, *, floor_tokens: int) -> Quote | None:
@@ -103,32 +159,31 @@ def smallest(asked: Quote, *, floor_tokens: int) -> Quote:
     return replace(asked, output_tokens=min(max(floor_tokens, asked.min_output_tokens), asked.output_tokens))
 
 
-def shared(asked: Quote, share_nanousd: int, *, floor_tokens: int) -> Quote:
-    """Without a wish of the client's, output for at most a share of the budget: one call shall not block all others."""
-    if asked.is_output_asked or asked.completion_rate == 0:
-        return asked
-    tokens = times(Decimal(share_nanousd), asked.completion_rate)
-    least = smallest(asked, floor_tokens=floor_tokens).output_tokens
-    return replace(asked, output_tokens=min(asked.output_tokens, max(tokens, least)))
-
-
-def _prompt_tokens(request: ChatRequest, model: PricedModel) -> int:
-    """No model call has more prompt tokens than the context; media can have that many whatever their bytes."""
-    if model.context_tokens is not None:
-        return model.context_tokens if request.media_parts else min(request.prompt_tokens_max, model.context_tokens)
-    if request.media_parts:
-        raise unpriced(model.id, "has no context length in the catalogue to bound images with")
+def _prompt_tokens(request: ChatRequest, model: PricedModel, terms: Terms) -> int:
+    """No model call has more prompt tokens than the context; media and what tools find can have that many."""
+    is_unbounded = request.media_parts > 0 or terms.web_results is not None
+    context_tokens, _ = model.lengths(terms.service_tiers)
+    if context_tokens is not None:
+        return context_tokens if is_unbounded else min(request.prompt_tokens_max, context_tokens)
+    if is_unbounded:
+        raise unpriced(model.id, "has no context length in the catalogue to bound images, files and searches with")
     return request.prompt_tokens_max
 
 
-def _output_tokens(request: ChatRequest, model: PricedModel) -> int:
-    """What was asked, at most what any endpoint can; unasked, what the first one gives, as far as the context allows.
+def _output_tokens(request: ChatRequest, models: Sequence[PricedModel], terms: Terms) -> int:
+    """What was asked, at most what any endpoint can; unasked, what all of the models give."""
+    if request.max_tokens is not None:
+        longest = [model.lengths(terms.service_tiers)[1] for model in models]
+        return max(min(request.max_tokens, tokens or request.max_tokens) for tokens in longest)
+    return min(_unasked_output_tokens(request, model) for model in models)
+
+
+def _unasked_output_tokens(request: ChatRequest, model: PricedModel) -> int:
+    """What the first endpoint gives, as far as the context allows.
 
     More than an endpoint's own cap would lose that endpoint, and more than the context leaves would be refused by all,
     so the unasked bound goes by the prompt's likely size. It is a wish, not a bound of money: what is sent is held.
     """
-    if request.max_tokens is not None:
-        return min(request.max_tokens, model.output_tokens or request.max_tokens)
     if model.usual_output_tokens is None:
         raise unpriced(model.id, "has no output length in the catalogue: send max_tokens")
     if model.context_tokens is None:
@@ -156,16 +211,20 @@ def _max_price(rates: Rates) -> dict[str, Decimal]:
 # What goes upstream.
 
 
-def bounds(request: ChatRequest, quoted: Quote) -> Changes:
-    """The members to set so that the quote holds: the output cap, and the price cap inside `provider`."""
+def bounds(request: ChatRequest, models: Sequence[str], quoted: Quote) -> Changes:
+    """The members to set so that the quote holds: the models, the output cap, and the price cap inside `provider`."""
     changes = {"provider": provider_with(request, _max_price_sent(request, quoted))}
-    if request.model != quoted.model:
-        changes["model"] = dumps(quoted.model)
+    if request.models != tuple(models):
+        changes["model"] = dumps(models[0])
+        if "models" in request.members:
+            changes["models"] = dumps(models)
     if request.max_tokens != quoted.output_tokens:
         names = [name for name in ("max_tokens", "max_completion_tokens") if _given(request, name)] or ["max_tokens"]
         changes.update(
             (name, dumps(min(quoted.output_tokens, _given(request, name) or MAX_TOKENS_ASKED))) for name in names
         )
+    if quoted.stop_at_nanousd is not None:
+        changes["stop_server_tools_when"] = stop_with(request, Decimal(quoted.stop_at_nanousd).scaleb(-9))
     return changes
 
 

@@ -27,7 +27,7 @@ class Reminder:
 
     def item(self) -> dict[str, Any]:
         """For the table."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return _known({**asdict(self), "hold": _known(asdict(self.hold))})
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "Reminder":
@@ -56,3 +56,7 @@ class Reminder:
             "outcome": "lost",
             "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
         }
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

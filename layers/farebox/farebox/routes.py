@@ -4,8 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import usage
+from .answers import KEY_REFUSED, upstream_error
+from .chat import parse
 from .errors import MethodNotAllowed, NotFound, Refusal
-from .proxy import KEY_REFUSED, Gate, authenticate, chat, require_key, upstream_error
+from .gate import Gate
+from .proxy import authenticate, chat, require_key
+from .quotes import quote
 from .rest import JSON, Request, Response, json_response, request_of
 from .store import StoreError, refusal
 from .tenants import checked_name
@@ -80,12 +84,16 @@ def _models(gate: Gate, request: Request, deadline: float) -> Response:  # noqa:
     return Response(status, {"Content-Type": JSON}, (body,))
 
 
+def _quote(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
+    return json_response(200, quote(gate, authenticate(gate.settings, request), parse(request.body())))
+
+
 def _usage(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
     require_key(request, gate.settings.farebox_gateway_key, gate.settings.farebox_admin_key)
     name = checked_name("the tenant in the path", request.path.removeprefix(USAGE))
     tenant, windows = gate.desk.directory.at(name, gate.now())
     ledger = gate.store.ledger(name, windows.month)
-    if ledger.version is not None and ledger.version > tenant.limits.version:
+    if ledger.is_ahead_of(tenant.limits):
         gate.desk.directory.forget(name)
         tenant, windows = gate.desk.directory.at(name, gate.now())
     return json_response(200, usage.report(tenant, windows, ledger))
@@ -95,4 +103,5 @@ _ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/health": {"GET": _health},
     "/api/v1/models": {"GET": _models},
     "/api/v1/chat/completions": {"POST": chat},
+    "/api/v1/quote": {"POST": _quote},
 }

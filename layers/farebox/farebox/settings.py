@@ -12,8 +12,9 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .errors import InvalidTenant
-from .ledger import Limits
+from .ledger import MAX_IN_FLIGHT, Limits
 from .money import MAX_USD, decimal_of, loads_exact, nanousd_ceil
+from .rules import Rules, RulesError, rules_of
 from .tenants import Tenant, checked_name
 
 
@@ -23,10 +24,11 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TenantBudget:
-    """One entry of TENANT_BUDGETS in US dollars; None is the default's."""
+    """One entry of TENANT_BUDGETS in US dollars; None is the default's. `rules` are as written, and checked."""
 
     daily: Decimal | None = None
     monthly: Decimal | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Each reads a variable's text, and raises SettingsError with the end of a sentence that begins with its name.
@@ -100,16 +102,48 @@ def _tenant_name(name: str) -> str:
 def _budget(tenant: str, entry: Any) -> TenantBudget:
     if not isinstance(entry, Mapping):
         raise SettingsError(f'[{tenant}]: must be an object like {{"daily": 5, "monthly": 50}}')
+    rules = {name: value for name, value in entry.items() if name not in _BUDGET_NAMES}
+    try:
+        rules_of(rules, _ANY)
+    except RulesError as e:
+        raise SettingsError(f"[{tenant}]{e}") from None
     read: dict[str, Decimal | None] = {}
     for name, value in entry.items():
-        window = _BUDGET_NAMES.get(name)
-        if window is None or window in read:
-            raise SettingsError(f"[{tenant}][{name[:40]}]: only daily and monthly can be there, each once")
+        if (window := _BUDGET_NAMES.get(name)) is None:
+            continue
+        if window in read:
+            raise SettingsError(f"[{tenant}][{name}]: the {window} budget is there twice")
         try:
             read[window] = None if value is None else _usd(value)
         except SettingsError as e:
             raise SettingsError(f"[{tenant}][{name}]{e}") from None
-    return TenantBudget(**read)
+    return TenantBudget(read.get("daily"), read.get("monthly"), rules)
+
+
+def _rule(name: str, read: Callable[[str], Any] = loads_exact) -> Callable[[str], Any]:
+    """A default rule: its text to the value that TENANT_BUDGETS would have for it, checked."""
+
+    def checked(text: str) -> Any:
+        try:
+            value = read(text)
+        except ValueError as e:
+            raise SettingsError(f": must be JSON; {e}") from None
+        try:
+            rules_of({name: value}, _ANY)
+        except RulesError as e:
+            raise SettingsError(str(e).removeprefix(f"[{name}]")) from None
+        return value
+
+    return checked
+
+
+_ANY = Rules(warn_at=Decimal("1e-9"), degrade_at=Decimal(1))
+"""Default rules that no single value contradicts; all values together are checked at the end."""
+
+
+def _list(text: str) -> Any:
+    """Names with commas between them, or a JSON list."""
+    return loads_exact(text) if text.startswith("[") else [name.strip() for name in text.split(",")]
 
 
 def _by(read: Callable[[str], Any]) -> dict[str, Callable[[str], Any]]:
@@ -127,22 +161,51 @@ class Settings:
     primary_model: str | None = field(default=None, metadata=_by(_text))
     default_daily_budget: Decimal = field(default=Decimal(10), metadata=_by(_usd))
     default_monthly_budget: Decimal = field(default=Decimal(100), metadata=_by(_usd))
+    fallback_model_chain: list[str] = field(default_factory=list, metadata=_by(_rule("fallback", _list)))
     tenant_budgets: Mapping[str, TenantBudget] = field(default_factory=dict, metadata=_by(_budgets))
     otel_service_name: str = field(default="farebox", metadata=_by(_text))
     farebox_table: str = field(default="farebox", metadata=_by(_text))
     farebox_time_zone: str = field(default="UTC", metadata=_by(_zone))
     farebox_hold_fraction: Decimal = field(default=Decimal("0.25"), metadata=_by(_fraction))
     farebox_min_output_tokens: int = field(default=256, metadata=_by(_whole(16, 1_000_000)))
+    farebox_request_cap_usd: Decimal | int | None = field(default=None, metadata=_by(_rule("per_request")))
+    farebox_max_in_flight: int = field(default=MAX_IN_FLIGHT, metadata=_by(_rule("in_flight")))
+    farebox_warn_at: Decimal | int = field(default=Decimal("0.8"), metadata=_by(_rule("warn_at")))
+    farebox_degrade_at: Decimal | int = field(default=Decimal("0.9"), metadata=_by(_rule("degrade_at")))
+    farebox_allowed_models: list[str] = field(default_factory=lambda: ["*"], metadata=_by(_rule("allow", _list)))
+    farebox_denied_models: list[str] = field(default_factory=list, metadata=_by(_rule("deny", _list)))
+    farebox_downgrade_rules: list[Mapping[str, Any]] = field(default_factory=list, metadata=_by(_rule("downgrade")))
+    farebox_server_tools_usd: Decimal | int = field(default=0, metadata=_by(_rule("server_tools")))
+    farebox_attempt_timeout_s: int = field(default=300, metadata=_by(_whole(1, 900)))
     farebox_price_ttl_s: int = field(default=300, metadata=_by(_whole(1, 86_400)))
     farebox_call_deadline_s: int = field(default=890, metadata=_by(_whole(1, 900)))
+
+    @property
+    def rules(self) -> Rules:
+        """Of tenants that have none of their own."""
+        return rules_of(
+            {
+                "per_request": self.farebox_request_cap_usd,
+                "in_flight": self.farebox_max_in_flight,
+                "warn_at": self.farebox_warn_at,
+                "degrade_at": self.farebox_degrade_at,
+                "allow": self.farebox_allowed_models,
+                "deny": self.farebox_denied_models,
+                "downgrade": self.farebox_downgrade_rules,
+                "fallback": self.fallback_model_chain,
+                "server_tools": self.farebox_server_tools_usd,
+            },
+            Rules(),
+        )
 
     def tenant(self, name: str) -> Tenant:
         """A tenant that the store does not know: TENANT_BUDGETS, else the defaults. Version 0: any change is newer."""
         budget = self.tenant_budgets.get(name, TenantBudget())
         daily = self.default_daily_budget if budget.daily is None else budget.daily
         monthly = self.default_monthly_budget if budget.monthly is None else budget.monthly
-        limits = Limits(nanousd_ceil(daily), nanousd_ceil(monthly), version=0)
-        return Tenant(name, limits, self.farebox_time_zone)
+        rules = rules_of(budget.rules, self.rules)
+        limits = Limits(nanousd_ceil(daily), nanousd_ceil(monthly), version=0, in_flight=rules.in_flight)
+        return Tenant(name, limits, self.farebox_time_zone, rules)
 
 
 NAMES = tuple(setting.name.upper() for setting in fields(Settings))
@@ -161,4 +224,16 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
                 read[setting.name] = setting.metadata["read"](text)
             except SettingsError as e:
                 raise SettingsError(f"{name}{e}") from None
-    return Settings(**read)
+    settings = Settings(**read)
+    for tenant in ("", *settings.tenant_budgets):
+        _check_rules_together(settings, tenant)
+    return settings
+
+
+def _check_rules_together(settings: Settings, tenant: str) -> None:
+    """Each value was checked by itself; together they can still contradict each other."""
+    try:
+        settings.tenant(tenant)
+    except RulesError as e:
+        where = f"TENANT_BUDGETS[{tenant}]" if tenant else "FAREBOX_WARN_AT and FAREBOX_DEGRADE_AT"
+        raise SettingsError(f"{where}{e}") from None

@@ -39,11 +39,13 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a call ended. `cause` says why it was not answered, for the span and the log."""
+    """How an attempt ended. `cause` says why it was not answered, for the span and the log; `status` is the HTTP status
+    of that, which an error inside a 200 has as its code."""
 
     outcome: Outcome
     receipt: Receipt
     cause: str | None = None
+    status: int | None = None
 
     @property
     def cost_nanousd(self) -> int | None:
@@ -54,8 +56,13 @@ class Settlement:
 _COMMENT = re.compile(rb"^:", re.MULTILINE)
 
 NOT_SENT = "not_sent"
+CIRCUIT_OPEN = "circuit_open"
 PRICE_CAP = "price_cap"
+IN_FLIGHT = "in_flight_budget_exhausted"
+"""OpenRouter's own cap on what an account has in flight: it passes by itself, and says nothing of tenants or models."""
 COST_MISSING = "cost_missing"
+EMPTY = "empty"
+"""An answer came whole, and there was none in it."""
 
 # The model may have been at work, and a non-streaming call is billed in full even when nobody waits for it.
 _TIMEOUTS = frozenset({408, 504, 524})
@@ -66,12 +73,17 @@ def settlement_of_status(status: int, body: bytes) -> Settlement:
     said = object_of(body)
     receipt = receipt_of(said)
     if receipt.cost_nanousd is not None:
-        return Settlement(Outcome.ANSWERED, receipt, f"status_{status}")
+        return Settlement(Outcome.ANSWERED, receipt, f"status_{status}", status)
     error = said.get("error")
     if status in _TIMEOUTS or (status >= 500 and not isinstance(error, Mapping)):
-        return Settlement(Outcome.LOST, receipt, f"status_{status}")
-    is_price_cap = status == 404 and _names_max_price(error)
-    return Settlement(Outcome.DECLINED, receipt, PRICE_CAP if is_price_cap else f"status_{status}")
+        return Settlement(Outcome.LOST, receipt, f"status_{status}", status)
+    return Settlement(Outcome.DECLINED, receipt, _cause(status, error), status)
+
+
+def _cause(status: int, error: object) -> str:
+    if status == 404 and _names_max_price(error):
+        return PRICE_CAP
+    return IN_FLIGHT if status == 402 and IN_FLIGHT in str(error) else f"status_{status}"
 
 
 def _names_max_price(error: object) -> bool:
@@ -80,10 +92,17 @@ def _names_max_price(error: object) -> bool:
     return "max price" in said or "max_price" in said
 
 
-def _is_timeout(error: Mapping[str, Any]) -> bool:
-    """Whether an error inside a 200 is one: the status was sent because the model was at work."""
-    code = error.get("code")
-    return isinstance(code, int) and code in _TIMEOUTS
+def _code(error: Mapping[str, Any] | None) -> int:
+    """The status that an error inside a 200 would have had; without a number it is the provider's fault."""
+    code = (error or {}).get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 502
+
+
+def without_comments(body: bytes) -> bytes:
+    """OpenRouter was seen to put its keep-alive comments before the JSON."""
+    if not _COMMENT.search(body):
+        return body
+    return b"\n".join(line for line in body.split(b"\n") if not line.startswith(b":"))
 
 
 class BodyReader:
@@ -94,27 +113,37 @@ class BodyReader:
         self.is_complete = False
         """Whether nothing that matters can follow: never known before the end of a plain body."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has got a part of the answer: never, it gets a plain body whole."""
+        return False
+
+    @property
+    def error(self) -> object:
+        """The error object, None where there is none."""
+        return object_of(self.body).get("error")
+
     def feed(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
 
     @property
     def body(self) -> bytes:
-        """What came, without comment lines: OpenRouter was seen to put its keep-alive comments before the JSON."""
-        body = b"".join(self._chunks)
-        if not _COMMENT.search(body):
-            return body
-        return b"\n".join(line for line in body.split(b"\n") if not line.startswith(b":"))
+        """What came, without comment lines."""
+        return without_comments(b"".join(self._chunks))
 
     def settlement(self, *, cut: str | None) -> Settlement:
         """What the whole body means; `cut` says why it is not whole."""
         said = object_of(self.body)
         receipt = receipt_of(said)
+        error = said.get("error") if not said.get("choices") else None
+        failed = _code(error) if isinstance(error, Mapping) else None
         if receipt.cost_nanousd is not None:
-            return Settlement(Outcome.ANSWERED, receipt)
-        error = said.get("error")
-        if cut is None and isinstance(error, Mapping) and not said.get("choices") and not _is_timeout(error):
-            return Settlement(Outcome.DECLINED, receipt, "error_in_body")
-        return Settlement(Outcome.LOST, receipt, cut or (COST_MISSING if said else "not_json"))
+            return Settlement(Outcome.ANSWERED, receipt, None if failed is None else "error_in_body", failed)
+        if cut is None and failed is not None:
+            outcome = Outcome.LOST if failed in _TIMEOUTS else Outcome.DECLINED
+            return Settlement(outcome, receipt, "error_in_body", failed)
+        missing = COST_MISSING if said.get("choices") else EMPTY if said else "not_json"
+        return Settlement(Outcome.LOST, receipt, cut or missing)
 
 
 class StreamReader:
@@ -123,8 +152,10 @@ class StreamReader:
     def __init__(self) -> None:
         self._events = Reader()
         self._receipt = Receipt()
-        self._error: Mapping[str, Any] | None = None
-        self._generated = False
+        self.error: Mapping[str, Any] | None = None
+        """The last error that an event told of."""
+        self.has_begun = False
+        """Whether a model has made anything: from then on no other one can answer."""
         self.is_complete = False
         """Whether the cost is known and the stream has said [DONE]: time to settle, before the client hears of it."""
 
@@ -137,26 +168,28 @@ class StreamReader:
         for data in self._events.end():
             self._event(data)
         cost = self._receipt.cost_nanousd
+        failed = None if self.error is None else _code(self.error)
+        cause = None if self.error is None else "error_in_stream"
         if cost is not None and (cut is None or cost > 0):
-            return Settlement(Outcome.ANSWERED, self._receipt)
-        if self._error is not None and not self._generated and not _is_timeout(self._error):
+            return Settlement(Outcome.ANSWERED, self._receipt, cause, failed)
+        if self.error is not None and not self.has_begun and failed not in _TIMEOUTS:
             # Zero-completion insurance: no output and an error is not billed.
-            return Settlement(Outcome.DECLINED, self._receipt, "error_in_stream")
+            return Settlement(Outcome.DECLINED, self._receipt, cause, failed)
         # A cost of zero in a stream that was cut may only have been the first word on it.
         unknown = replace(self._receipt, cost_nanousd=None)
-        return Settlement(Outcome.LOST, unknown, "error_in_stream" if self._error else cut or COST_MISSING)
+        return Settlement(Outcome.LOST, unknown, cause or cut or (COST_MISSING if self.has_begun else EMPTY), failed)
 
     def _event(self, data: bytes) -> None:
         if data == DONE:
             self.is_complete = self._receipt.cost_nanousd is not None
             return
-        if self._generated and b'"usage"' not in data and b'"error"' not in data:
+        if self.has_begun and b'"usage"' not in data and b'"error"' not in data:
             return  # a delta like those before it; reading thousands of them would only cost time
         said = object_of(data)
         error = said.get("error")
         if isinstance(error, Mapping):
-            self._error = error
-        self._generated = self._generated or _has_output(said)
+            self.error = error
+        self.has_begun = self.has_begun or _has_output(said)
         self._receipt = _merged(self._receipt, receipt_of(said))
 
 

@@ -1,4 +1,4 @@
-"""Cost spans: one record a call, written before its hold ends; and reminders of the calls whose cost is not known yet.
+"""Cost spans: one record an attempt, written before its hold ends; and reminders of those whose cost is not known yet.
 
 A crash between the two leaves a hold whose span tells what it truly cost. Spans are spread over shards by hour, so that
 no partition takes more than its share of writes, and a scheduled run can read them in order.
@@ -23,25 +23,29 @@ def key(admission: Admission) -> tuple[str, str]:
 
 
 def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> dict[str, Any]:
-    """What the call was and what it cost. `cost_nanousd` is absent while the cost is not known."""
-    hold, receipt = admission.hold, settlement.receipt
+    """What the attempt was and what it cost. `cost_nanousd` is absent while the cost is not known."""
+    call, hold, receipt = admission.call, admission.hold, settlement.receipt
     fields: Mapping[str, Any] = {
-        "tenant": admission.tenant.name,
-        "feature": admission.feature,
-        "month": admission.windows.month,
+        "tenant": call.tenant.name,
+        "feature": call.caller.feature,
+        "month": call.windows.month,
         "day": hold.day,
         "admitted_at": hold.admitted_at,
-        "request_id": admission.request_id,
-        "model_asked": admission.model_asked,
+        "request_id": call.caller.request_id,
+        "call": call.id,
+        "attempt": admission.attempt,
+        "model_asked": call.model_asked,
+        "downgraded_from": admission.downgraded_from,
         "model": receipt.model or hold.model,
         "provider": receipt.provider,
         "generation_id": receipt.generation_id,
         "outcome": settlement.outcome.value,
         "cause": settlement.cause,
+        "status": settlement.status,
         "hold_nanousd": hold.amount_nanousd,
         "cost_nanousd": settlement.cost_nanousd,
         "is_byok": receipt.is_byok or None,
-        "streamed": admission.streamed,
+        "streamed": call.streamed,
         "latency_ms": latency_ms,
         "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
         **{f"{kind}_tokens": count for kind, count in receipt.tokens.items()},
@@ -53,9 +57,9 @@ def reminder(admission: Admission, settlement: Settlement) -> Reminder:
     """Of a lost call: to be found again without reading all spans."""
     return Reminder(
         span_pk=key(admission)[0],
-        tenant=admission.tenant.name,
-        feature=admission.feature,
-        month=admission.windows.month,
+        tenant=admission.call.tenant.name,
+        feature=admission.call.caller.feature,
+        month=admission.call.windows.month,
         hold=admission.hold,
         generation_id=settlement.receipt.generation_id,
         cost_nanousd=settlement.cost_nanousd,

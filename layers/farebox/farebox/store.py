@@ -1,18 +1,19 @@
-"""DynamoDB: the ledger's two updates, cost spans, tenants. Translates, never decides.
+"""DynamoDB: the ledger's three updates, cost spans, tenants. Translates, never decides.
 
     pk                      sk               item
-    TENANT#<tenant>         LEDGER#<month>   m, d01 .. d31 (committed nano-dollars), h_<id> (open holds), v (version)
-    TENANT#<tenant>         CONFIG           limits, time zone, version
+    TENANT#<tenant>         LEDGER#<month>   m, d01 .. d31 (committed nano-dollars), h_<id> (open holds), n (how many),
+                                             v (version), sm, s01 .. s31 (budget states that were told of)
+    TENANT#<tenant>         CONFIG           limits, time zone, rules, version
     SPANS#<hour>#<shard>    <hold id>        one call's cost span
     LOST                    <hold id>        a reminder of a call whose cost is not known yet
+    EVENTS                  <window>#...     a change of a budget's state
 
-A plain `ADD` counts twice when the SDK repeats it after a lost answer. Here the hold's own attribute makes both ledger
+A plain `ADD` counts twice when the SDK repeats it after a lost answer. Here the hold's own attribute makes all ledger
 updates exactly-once: one write each, no transaction.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from .aws import Item, from_dynamodb, to_dynamodb
 from .errors import StoreUnavailable
-from .ledger import Hold, Ledger, Limits, No
+from .ledger import MONTH, Ceilings, Hold, Ledger, Limits, No, lower, reserve, swap
+from .money import dumps, loads_exact
+from .rules import Rules, RulesError, rules_of
 from .tenants import Tenant
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 
 LOST = "LOST"
+EVENTS = "EVENTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,60 +55,118 @@ class Store:
 
     # The ledger.
 
-    def reserve(self, tenant: str, month: str, hold: Hold, limits: Limits) -> Ledger | Refused:
-        """Make a hold if both windows have room, in one update; the ledger after it, or why not."""
-        if hold.amount_nanousd > min(limits.day_nanousd, limits.month_nanousd):
-            # A new item has no counters to compare with, so what can never fit is refused before any write.
-            return _unchanged(self.ledger(tenant, month), hold, limits)
-        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#version": "v"}
-        values: dict[str, Any] = {":hold": _hold_item(hold), ":amount": hold.amount_nanousd, ":version": limits.version}
+    def reserve(
+        self, tenant: str, month: str, hold: Hold, limits: Limits, ceilings: Ceilings | None = None
+    ) -> Ledger | Refused:
+        """Make a hold if both windows have room for it, in one update; the ledger after it, or why not."""
+        values: dict[str, Any] = {
+            ":hold": _hold_item(hold),
+            ":amount": hold.amount_nanousd,
+            ":one": 1,
+            ":version": limits.version,
+            ":in_flight": limits.in_flight,
+        }
         # This hold was not made already: the SDK repeats after an unknown outcome.
         is_new = "attribute_not_exists(#hold)"
-        # The limits were not changed since they were read.
-        is_current = "(attribute_not_exists(#version) OR #version <= :version)"
-        conditions = [is_new, is_current]
-        if hold.amount_nanousd > 0:
-            # Conditions cannot add, so room = limit - amount is computed here. A free call needs no room.
-            values[":month_room"] = limits.month_nanousd - hold.amount_nanousd
-            values[":day_room"] = limits.day_nanousd - hold.amount_nanousd
-            conditions += [
-                "(attribute_not_exists(#month) OR #month <= :month_room)",
-                "(attribute_not_exists(#day) OR #day <= :day_room)",
-            ]
+        # The tenant has fewer calls in flight than it may have.
+        is_below_cap = "(attribute_not_exists(#count) OR #count < :in_flight)"
+        conditions = [is_new, is_below_cap, _IS_CURRENT]
+        if hold.amount_nanousd > 0:  # a free call needs no room
+            most = lower(limits.ceilings(hold.amount_nanousd), ceilings)
+            if min(most.day_nanousd, most.month_nanousd) < 0:
+                # A new item has no counters to compare with, so what can never fit is refused before any write.
+                return _unchanged(self.ledger(tenant, month), hold, limits, ceilings)
+            values |= {":month_most": most.month_nanousd, ":day_most": most.day_nanousd}
+            conditions += [_HAS_ROOM]
+        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#version": "v", "#count": "n"}
+        update = "SET #hold = :hold, #version = :version ADD #month :amount, #day :amount, #count :one"
         try:
-            with _answered():
-                answer = self._client.update_item(
-                    TableName=self._table,
-                    Key=_ledger_key(tenant, month),
-                    UpdateExpression="SET #hold = :hold, #version = :version ADD #month :amount, #day :amount",
-                    ConditionExpression=" AND ".join(conditions),
-                    ExpressionAttributeNames=names,
-                    ExpressionAttributeValues=to_dynamodb(values),
-                    ReturnValues="ALL_NEW",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
+            return self._update(tenant, month, update, conditions, names, values)
         except _ConditionFailed as e:
-            return _unchanged(ledger_of(e.item), hold, limits)
-        return ledger_of(from_dynamodb(_attributes(answer)))
+            return _unchanged(ledger_of(e.item), hold, limits, ceilings)
+
+    def swap(self, tenant: str, month: str, old: Hold, new: Hold, limits: Limits) -> Ledger | Refused:
+        """End one hold and make another in its place if the difference fits, in one update; the ledger after it."""
+        more = new.amount_nanousd - old.amount_nanousd
+        values: dict[str, Any] = {":new": _hold_item(new), ":more": more, ":version": limits.version}
+        conditions = ["attribute_exists(#old)", "attribute_not_exists(#new)", _IS_CURRENT]
+        if more > 0:
+            most = limits.ceilings(more)
+            values |= {":month_most": most.month_nanousd, ":day_most": most.day_nanousd}
+            conditions += [_HAS_ROOM]
+        names = {"#old": f"h_{old.id}", "#new": f"h_{new.id}", "#day": _day(new.day), "#month": "m", "#version": "v"}
+        update = "SET #new = :new, #version = :version REMOVE #old ADD #month :more, #day :more"
+        try:
+            return self._update(tenant, month, update, conditions, names, values)
+        except _ConditionFailed as e:
+            before = ledger_of(e.item)
+            result = swap(before, old, new, limits)
+            return Refused(result, before) if isinstance(result, No) else before
 
     def settle(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger:
         """End a hold at its cost, in one update; the ledger after it. A hold that has ended already is left alone."""
-        change = cost_nanousd - hold.amount_nanousd
+        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#count": "n"}
+        values = {":change": cost_nanousd - hold.amount_nanousd, ":less": -1}
+        update = "REMOVE #hold ADD #month :change, #day :change, #count :less"
         try:
-            with _answered():
-                answer = self._client.update_item(
-                    TableName=self._table,
-                    Key=_ledger_key(tenant, month),
-                    UpdateExpression="REMOVE #hold ADD #month :change, #day :change",
-                    ConditionExpression="attribute_exists(#hold)",
-                    ExpressionAttributeNames={"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m"},
-                    ExpressionAttributeValues=to_dynamodb({":change": change}),
-                    ReturnValues="ALL_NEW",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
+            return self._update(tenant, month, update, ["attribute_exists(#hold)"], names, values)
         except _ConditionFailed as e:
             return ledger_of(e.item)
+
+    def _update(
+        self,
+        tenant: str,
+        month: str,
+        update: str,
+        conditions: Sequence[str],
+        names: Mapping[str, str],
+        values: Item,
+    ) -> Ledger:
+        """Change a ledger on conditions; the ledger after it. Raises _ConditionFailed with the one before."""
+        with _answered():
+            answer = self._client.update_item(
+                TableName=self._table,
+                Key=_ledger_key(tenant, month),
+                UpdateExpression=update,
+                ConditionExpression=" AND ".join(conditions),
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=to_dynamodb(values),
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
         return ledger_of(from_dynamodb(_attributes(answer)))
+
+    # Budget states.
+
+    def put_event(self, sk: str, event: Item) -> bool:
+        """Keep a change of a budget's state, once; whether this call was the first to tell of it."""
+        try:
+            with _answered():
+                self._client.put_item(
+                    TableName=self._table,
+                    Item=to_dynamodb({"pk": EVENTS, "sk": sk, **event}),
+                    ConditionExpression="attribute_not_exists(pk)",
+                )
+        except _ConditionFailed:
+            return False
+        return True
+
+    def mark_state(self, tenant: str, month: str, window: str, old: str | None, new: str) -> None:
+        """Note in the ledger which state of a window has been told of, unless another writer was faster."""
+        values = {":new": new, **({} if old is None else {":old": old})}
+        with suppress(_ConditionFailed), _answered():
+            self._client.update_item(
+                TableName=self._table,
+                Key=_ledger_key(tenant, month),
+                UpdateExpression="SET #state = :new",
+                ConditionExpression="attribute_not_exists(#state)" if old is None else "#state = :old",
+                ExpressionAttributeNames={"#state": _state(window)},
+                ExpressionAttributeValues=to_dynamodb(values),
+            )
+
+    def events(self) -> Iterator[Item]:
+        """All changes of state that are kept, by window."""
+        return self.spans(EVENTS)
 
     def ledger(self, tenant: str, month: str) -> Ledger:
         """A tenant's month; an empty one when nothing was called yet."""
@@ -182,13 +244,18 @@ class Store:
 
     # Tenants.
 
-    def tenant(self, name: str) -> Tenant | None:
-        """A tenant's configuration, read consistently; None when there is none."""
+    def tenant(self, name: str, rules: Rules) -> Tenant | None:
+        """A tenant's configuration, read consistently, with `rules` where it has none; None when there is no tenant."""
         item = self._get({"pk": {"S": f"TENANT#{name}"}, "sk": {"S": "CONFIG"}})
         if not item:
             return None
-        limits = Limits(int(item["day_nanousd"]), int(item["month_nanousd"]), int(item["version"]))
-        return Tenant(name, limits, str(item["time_zone"]))
+        if "rules" in item:
+            try:
+                rules = rules_of(loads_exact(item["rules"]), rules)
+            except (RulesError, ValueError) as e:
+                raise StoreError(f"the rules of tenant {name} cannot be read: {e}") from e
+        limits = Limits(int(item["day_nanousd"]), int(item["month_nanousd"]), int(item["version"]), rules.in_flight)
+        return Tenant(name, limits, str(item["time_zone"]), rules)
 
     def seed_tenant(self, tenant: Tenant) -> bool:
         """Write a tenant's configuration unless there is one; whether it was written."""
@@ -199,6 +266,7 @@ class Store:
             "month_nanousd": tenant.limits.month_nanousd,
             "version": tenant.limits.version,
             "time_zone": tenant.time_zone,
+            "rules": dumps(tenant.rules.content()),
         }
         try:
             with _answered():
@@ -218,7 +286,7 @@ class Store:
 
 def create_table(dynamodb: "DynamoDBClient", table: str) -> None:
     """The table as template.yaml has it, for local stores and tests; one that exists is left alone."""
-    with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
+    with suppress(dynamodb.exceptions.ResourceInUseException):
         dynamodb.create_table(
             TableName=table,
             KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
@@ -242,24 +310,48 @@ def refusal(error: StoreError) -> StoreUnavailable:
 # Translation.
 
 
-def _unchanged(before: Ledger, hold: Hold, limits: Limits) -> Ledger | Refused:
+# The limits were not changed since they were read.
+_IS_CURRENT = "(attribute_not_exists(#version) OR #version <= :version)"
+# Conditions cannot add, so the most that may be committed before is computed here: the limit less the hold.
+_HAS_ROOM = (
+    "(attribute_not_exists(#month) OR #month <= :month_most) AND (attribute_not_exists(#day) OR #day <= :day_most)"
+)
+
+
+def _unchanged(before: Ledger, hold: Hold, limits: Limits, ceilings: Ceilings | None) -> Ledger | Refused:
     """What a reserve that wrote nothing means: the hold was there already, or why it was not made."""
     if hold.id in before.holds:
         return before
-    stale = before.version is not None and before.version > limits.version
-    return Refused(No.STALE_LIMITS if stale else No.NO_ROOM, before)
+    result = reserve(before, hold, limits, ceilings)
+    # The count of calls in flight may be above the holds for a moment of an upgrade: what it refused was too many.
+    return Refused(result if isinstance(result, No) else No.TOO_MANY, before)
 
 
 def ledger_of(item: Item) -> Ledger:
     """A ledger item to its value."""
     holds = [_hold(name[2:], value) for name, value in item.items() if name.startswith("h_")]
     days = {int(name[1:]): int(value) for name, value in item.items() if name[0] == "d" and name[1:].isdigit()}
+    states = {_window(name): str(value) for name, value in item.items() if name == "sm" or _is_day_state(name)}
     return Ledger(
         committed_nanousd=int(item.get("m", 0)),
         committed_by_day=days,
         holds={hold.id: hold for hold in holds},
         version=int(item["v"]) if "v" in item else None,
+        states=states,
     )
+
+
+def _is_day_state(name: str) -> bool:
+    return name[0] == "s" and name[1:].isdigit()
+
+
+def _state(window: str) -> str:
+    """The attribute of a window's state: `sm`, or `s01` to `s31`."""
+    return "sm" if window == MONTH else f"s{int(window):02}"
+
+
+def _window(attribute: str) -> str:
+    return MONTH if attribute == "sm" else str(int(attribute[1:]))
 
 
 def _hold_item(hold: Hold) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from .directory import Directory
 from .reminders import Reminder
 from .settlement import cost_of_generation, object_of
 from .store import Store, StoreError
 from .telemetry import Telemetry
 from .upstream import Lost, NotSent, Upstream
+from .watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Sweeper:
     """The parts that a sweep needs."""
 
     store: Store
+    directory: Directory
+    watch: Watch
     upstream: Upstream
     telemetry: Telemetry
     now: Callable[[], datetime]
@@ -68,7 +72,12 @@ def _resolve(sweeper: Sweeper, reminder: Reminder) -> str:
         is_estimated=found is None,
         known=reminder.span(),
     )
-    sweeper.store.settle(reminder.tenant, reminder.month, hold, cost)
+    ledger = sweeper.store.settle(reminder.tenant, reminder.month, hold, cost)
+    tenant, _ = sweeper.directory.at(reminder.tenant, sweeper.now())
+    if ledger.is_ahead_of(tenant.limits):
+        sweeper.directory.forget(reminder.tenant)  # its limits were changed since a warm sweep has read them
+        tenant, _ = sweeper.directory.at(reminder.tenant, sweeper.now())
+    sweeper.watch.look(tenant, reminder.month, hold.day, ledger)
     outcome = "estimated" if is_estimated else "booked"
     facts = {"tenant": reminder.tenant, "hold": hold.id, "hold_nanousd": hold.amount_nanousd, "cost_nanousd": cost}
     sweeper.telemetry.resolved({**facts, "outcome": outcome})

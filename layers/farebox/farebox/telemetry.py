@@ -28,6 +28,18 @@ class Telemetry:
         """A lost call whose cost has been found, or booked at its hold."""
         self._logger.info("resolved", extra=dict(fields))
 
+    def state(self, fields: Mapping[str, Any]) -> None:
+        """A budget window of a tenant is in another state now."""
+        self._logger.info("state", extra=dict(fields))
+
+    def circuit(self, fields: Mapping[str, Any]) -> None:
+        """The circuit of a model has opened, is being tried, or has closed."""
+        self._logger.warning("circuit", extra=dict(fields))
+
+    def dropped(self, fields: Mapping[str, Any]) -> None:
+        """A rule or a chain names a model that has no price (any more), and goes on without it."""
+        self._logger.warning("dropped", extra=dict(fields))
+
     def overrun(self, fields: Mapping[str, Any]) -> None:
         """A call that cost more than was held for it: the bound was not one, which must be looked into."""
         self._logger.error("overrun", extra=dict(fields))

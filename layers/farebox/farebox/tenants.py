@@ -11,20 +11,23 @@ from zoneinfo import ZoneInfo
 
 from .errors import InvalidTenant
 from .ledger import Limits
+from .rules import Rules
 
 DEFAULT = "default"
 """The tenant and the feature of a request that names none."""
 MAX_NAME_LENGTH = 64
+DEFAULT_RULES = Rules()
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who pays, and how much at most."""
+    """Who pays, how much at most, and by which rules."""
 
     name: str
     limits: Limits
     time_zone: str = "UTC"
+    rules: Rules = DEFAULT_RULES
 
 
 @dataclass(frozen=True, slots=True)

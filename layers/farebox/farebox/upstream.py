@@ -1,5 +1,6 @@
 """OpenRouter over httpx. Tells what was never sent (safe to release) from what may be at work (keep the money)."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -66,16 +67,20 @@ class Upstream:
         self._client = client
         self._monotonic = monotonic
 
-    def chat(self, body: bytes, headers: Mapping[str, str], deadline: float, *, stream: bool) -> Answer:
+    def chat(
+        self, body: bytes, headers: Mapping[str, str], deadline: float, *, stream: bool, patience_s: float = math.inf
+    ) -> Answer:
         """Send a chat request; returns with the answer's headers. Raises NotSent, Lost.
 
         No read ends after `deadline`: a part of the time that is left is the longest silence, and no read begins in it.
-        A plain body may be silent for long; half of the time is for that.
+        A plain body may be silent for long; half of the time is for that. `patience_s` is how long a plain body may
+        take altogether; a stream that has begun is no longer subject to it, so its relay looks at the clock.
         """
-        left = deadline - self._monotonic()
+        now = self._monotonic()
+        left = deadline - now
         if left <= 0:
             raise NotSent("no time is left")
-        silence = min(STREAM_SILENCE_S, left / 4) if stream else left / 2
+        silence = min(STREAM_SILENCE_S, left / 4, patience_s) if stream else min(left / 2, patience_s)
         forwarded = {name: value for name in FORWARDED if is_plain(value := headers.get(name, ""))}
         request = self._client.build_request(
             "POST",
@@ -90,7 +95,8 @@ class Upstream:
             raise NotSent(type(e).__name__) from e
         except httpx.TransportError as e:
             raise _lost(e) from e
-        chunks = self._body(response, deadline - silence)
+        last_read = deadline - silence if stream else min(deadline - silence, now + patience_s)
+        chunks = self._body(response, last_read)
         return Answer(response.status_code, response.headers, chunks, response.close)
 
     def get(self, path: str, query: str = "") -> tuple[int, bytes]:

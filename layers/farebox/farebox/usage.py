@@ -4,24 +4,17 @@ from typing import Any
 
 from .ledger import Ledger
 from .money import usd_number
+from .states import shown
 from .tenants import Tenant, Windows, timestamp
 
 
 def report(tenant: Tenant, windows: Windows, ledger: Ledger) -> dict[str, Any]:
     """The month so far, in US dollars. A day without calls is not listed."""
-    limits, day = tenant.limits, windows.day
     return {
         "tenant": tenant.name,
         "month": windows.month,
         "time_zone": tenant.time_zone,
-        "daily": {
-            **_window(limits.day_nanousd, ledger.spent_on(day), ledger.held_on(day)),
-            "resets_at": timestamp(windows.day_resets_at),
-        },
-        "monthly": {
-            **_window(limits.month_nanousd, ledger.spent_nanousd, ledger.held_nanousd),
-            "resets_at": timestamp(windows.month_resets_at),
-        },
+        **windows_of(tenant, windows, ledger),
         "days": [
             {
                 "day": f"{windows.month}-{number:02}",
@@ -30,6 +23,23 @@ def report(tenant: Tenant, windows: Windows, ledger: Ledger) -> dict[str, Any]:
             }
             for number in sorted(ledger.committed_by_day)
         ],
+    }
+
+
+def windows_of(tenant: Tenant, windows: Windows, ledger: Ledger) -> dict[str, Any]:
+    """Today and this month."""
+    limits, day = tenant.limits, windows.day
+    return {
+        "state": shown(tenant, ledger, day).value,
+        "in_flight": len(ledger.holds),
+        "daily": {
+            **_window(limits.day_nanousd, ledger.spent_on(day), ledger.held_on(day)),
+            "resets_at": timestamp(windows.day_resets_at),
+        },
+        "monthly": {
+            **_window(limits.month_nanousd, ledger.spent_nanousd, ledger.held_nanousd),
+            "resets_at": timestamp(windows.month_resets_at),
+        },
     }
 
 

@@ -1,0 +1,133 @@
+"""The books of a call: for each attempt a span, and then the end of its hold.
+
+The span comes first, so that a crash between the two leaves a hold whose span tells what it cost. Where the store fails
+the hold stays until the sweep ends it, for which a reminder is left if at least that can be written.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+
+from . import spans
+from .admission import TRIES, Admission, Desk, hold_for
+from .candidates import Candidate
+from .ledger import Hold, Ledger, No
+from .offers import Shortfall, offer
+from .settlement import Outcome, Receipt, Settlement
+from .store import Refused, Store, StoreError
+from .telemetry import Telemetry
+from .watch import Watch
+
+
+class Books:
+    """Writes what became of attempts."""
+
+    def __init__(self, store: Store, watch: Watch, telemetry: Telemetry, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._watch = watch
+        self._telemetry = telemetry
+        self._now = now
+
+    def settle(self, admission: Admission, settlement: Settlement) -> Ledger:
+        """Record an attempt and end its hold; the ledger as it left it."""
+        is_recorded = self.record(admission, settlement)
+        return self.end(admission, settlement) if is_recorded else admission.ledger
+
+    def record(self, admission: Admission, settlement: Settlement) -> bool:
+        """Write the span; of a lost attempt also the reminder by which its cost is found out.
+
+        Whether anything of it is known to be written: if not, the hold is the only trace of the attempt.
+        """
+        latency_ms = int((self._now() - admission.call.at).total_seconds() * 1000)
+        span = spans.span(admission, settlement, latency_ms=latency_ms)
+        self._telemetry.call(span)
+        try:
+            self._store.put_span(*spans.key(admission), span)
+            if self._cost(admission, settlement) is None:
+                self._store.remind(admission.hold.id, spans.reminder(admission, settlement).item())
+        except StoreError:
+            self._telemetry.failure("not recorded", span)
+            return self._remind(admission, settlement)
+        return True
+
+    def end(self, admission: Admission, settlement: Settlement) -> Ledger:
+        """End the hold at the cost; a lost attempt keeps it. The ledger after it, or the last one known."""
+        call, hold = admission.call, admission.hold
+        cost = self._cost(admission, settlement)
+        if cost is None:
+            return admission.ledger
+        if cost > hold.amount_nanousd:
+            self._telemetry.overrun({
+                "tenant": call.tenant.name,
+                "hold": hold.id,
+                "hold_nanousd": hold.amount_nanousd,
+                "cost_nanousd": cost,
+            })  # fmt: skip
+        try:
+            ledger = self._store.settle(call.tenant.name, call.windows.month, hold, cost)
+        except StoreError:
+            self._telemetry.failure("not settled", {"tenant": call.tenant.name, "hold": hold.id})
+            self._remind(admission, settlement)
+            return admission.ledger
+        self._watch.look(call.tenant, call.windows.month, hold.day, ledger)
+        return ledger
+
+    def exchange(self, desk: Desk, admission: Admission, candidate: Candidate) -> Admission | None:
+        """Give up a declined attempt's hold for one of another model, in one step; None where that does not fit.
+
+        The old hold stays then, and is still to be ended. Raises StoreError with both ended, or reminders of them left.
+        """
+        call, ledger = admission.call, admission.ledger
+        for _ in range(TRIES):
+            left = _without(ledger, admission.hold)
+            found = offer(candidate, (), call.tenant, admission.hold.day, left, desk.thrift)
+            if isinstance(found, Shortfall):
+                return None
+            hold = replace(hold_for(call, found, admission.attempt + 1), day=admission.hold.day)
+            following = Admission(call, admission.attempt + 1, candidate, hold, found.quote, ledger)
+            result = self._swapped(admission, following)
+            if isinstance(result, Ledger):
+                return replace(following, ledger=result)
+            if result.why is not No.NO_ROOM or admission.hold.id not in result.ledger.holds:
+                return None
+            ledger = result.ledger
+        return None
+
+    def _swapped(self, old: Admission, new: Admission) -> Ledger | Refused:
+        call = old.call
+        try:
+            return self._store.swap(call.tenant.name, call.windows.month, old.hold, new.hold, call.tenant.limits)
+        except StoreError:
+            # Which of them is there is not known, and nothing was sent for either. Without the old one a swap that is
+            # still under way can make no new one.
+            for either in (old, new):
+                self.end(either, Settlement(Outcome.DECLINED, Receipt()))
+            raise
+
+    def _remind(self, admission: Admission, settlement: Settlement) -> bool:
+        with suppress(StoreError):
+            self._store.remind(admission.hold.id, spans.reminder(admission, settlement).item())
+            return True
+        return False
+
+    @staticmethod
+    def _cost(admission: Admission, settlement: Settlement) -> int | None:
+        """A hold of nothing (a free model) keeps nothing: it ends, whatever became of the call."""
+        cost = settlement.cost_nanousd
+        return 0 if cost is None and admission.hold.amount_nanousd == 0 else cost
+
+
+def _without(ledger: Ledger, hold: Hold) -> Ledger:
+    """As if a hold had been released."""
+    if hold.id not in ledger.holds:
+        return ledger
+    return replace(
+        ledger,
+        committed_nanousd=ledger.committed_nanousd - hold.amount_nanousd,
+        committed_by_day={
+            **ledger.committed_by_day,
+            hold.day: ledger.committed_on(hold.day) - hold.amount_nanousd,
+        },
+        holds={id_: other for id_, other in ledger.holds.items() if id_ != hold.id},
+    )

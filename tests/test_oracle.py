@@ -1,0 +1,225 @@
+"""store.py does to DynamoDB what ledger.py does to values: the same messages, the same answers, the same ledgers.
+
+Months of a few holds that repeat and replace each other, under limits, ceilings and caps around what they need. The
+seed of a failure is in its message.
+"""
+
+import random
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from farebox import ledger as oracle
+from farebox.ledger import Ceilings, Hold, Ledger, Limits, No
+from farebox.store import Refused, Store
+from tests.conftest import connected, new_table
+
+MONTH = "2026-11"
+PLENTY = 10**17
+DAYS = (1, 9, 23, 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Make this hold under these limits."""
+
+    hold: Hold
+    limits: Limits
+    ceilings: Ceilings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Make a hold in the place of another, whether or not that is there."""
+
+    old: Hold
+    new: Hold
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End this hold at this cost, whether or not there is one."""
+
+    hold: Hold
+    cost_nanousd: int
+
+
+Step = Reserve | Swap | Settle
+
+
+def expected(ledger: Ledger, step: Step) -> Ledger | Refused:
+    """What the store must answer."""
+    match step:
+        case Reserve(hold, limits, ceilings):
+            said = oracle.reserve(ledger, hold, limits, ceilings)
+        case Swap(old, new, limits):
+            said = oracle.swap(ledger, old, new, limits)
+        case Settle(hold, cost):
+            said = oracle.settle(ledger, hold, cost)
+    return Refused(said, ledger) if isinstance(said, No) else said
+
+
+def answer(store: Store, tenant: str, step: Step) -> Ledger | Refused:
+    match step:
+        case Reserve(hold, limits, ceilings):
+            return store.reserve(tenant, MONTH, hold, limits, ceilings)
+        case Swap(old, new, limits):
+            return store.swap(tenant, MONTH, old, new, limits)
+        case Settle(hold, cost):
+            return store.settle(tenant, MONTH, hold, cost)
+
+
+def after(ledger: Ledger, step: Step) -> Ledger:
+    said = expected(ledger, step)
+    return said if isinstance(said, Ledger) else said.ledger
+
+
+# Messages.
+
+
+class Month:
+    """Draws messages that are worth sending to the ledger as it is."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._unit = chance.choice([1, 10**15 + 1])
+        self._version = 0
+        self._named = 0
+        self.ended: list[Hold] = []
+        self.late: list[Swap | Settle] = []
+        """May come again at any time: what they ended cannot be ended twice."""
+
+    def step(self, ledger: Ledger) -> Step:
+        draw = self._chance.random()
+        holds = list(ledger.holds.values())
+        if self.late and draw < 0.15:
+            return self._chance.choice(self.late)
+        if holds and draw < 0.25:
+            return Reserve(self._chance.choice(holds), self._limits(ledger, 1, 0))
+        if holds and draw < 0.45:
+            return self._settle(self._chance.choice(holds))
+        if holds and draw < 0.65:
+            return self._swap(ledger, self._chance.choice([*holds, *self.ended]))
+        hold = self._hold(self._chance.choice(DAYS))
+        limits = self._limits(ledger, hold.day, hold.amount_nanousd)
+        return Reserve(hold, limits, self._ceilings(ledger, hold.day))
+
+    def _hold(self, day: int) -> Hold:
+        self._named += 1
+        amount = self._unit * self._chance.randint(0, 5)
+        return Hold(f"{self._named:x}", amount, day, self._named, self._named + 960, f"sim/{self._named}")
+
+    def _swap(self, ledger: Ledger, old: Hold) -> Swap:
+        new = self._hold(old.day)
+        return Swap(old, new, self._limits(ledger, old.day, new.amount_nanousd - old.amount_nanousd))
+
+    def _settle(self, hold: Hold) -> Settle:
+        cost = hold.amount_nanousd * self._chance.choice([0, 1, 1, 1, 3]) + self._chance.choice([0, -1, 1])
+        return Settle(hold, max(0, cost))
+
+    def _limits(self, ledger: Ledger, day: int, more: int) -> Limits:
+        self._version = max(0, self._version + self._chance.choice([0, 0, 0, 0, 1, -1]))
+        in_flight = self._chance.choice([1, len(ledger.holds), len(ledger.holds) + 1, 200, 200])
+        windows = (self._near(ledger.committed_on(day) + more), self._near(ledger.committed_nanousd + more))
+        return Limits(*windows, self._version, max(1, in_flight))
+
+    def _ceilings(self, ledger: Ledger, day: int) -> Ceilings | None:
+        """Mostly what is just committed, or just not; sometimes below nothing."""
+        if self._chance.random() < 0.5:
+            return None
+        before = (ledger.committed_on(day), ledger.committed_nanousd)
+        return Ceilings(*(most + self._chance.choice([0, 0, 1, -1, PLENTY, -PLENTY]) for most in before))
+
+    def _near(self, exact: int) -> int:
+        """Mostly what is just enough, or just not; sometimes nothing, or all the money there is."""
+        return max(0, self._chance.choice([0, exact, exact, exact - 1, exact + 1, PLENTY, PLENTY]))
+
+
+def months(chance: random.Random, length: int) -> Iterator[tuple[Step, Ledger]]:
+    """Each message and the ledger before it; each is repeated at once now and then."""
+    month, ledger = Month(chance), Ledger()
+    for _ in range(length):
+        step = month.step(ledger)
+        for _ in range(chance.choice([1, 1, 2])):
+            if isinstance(step, Reserve) and step.hold in month.ended:
+                continue
+            yield step, ledger
+            followed = after(ledger, step)
+            month.ended += [hold for id_, hold in ledger.holds.items() if id_ not in followed.holds]
+            ledger = followed
+        if isinstance(step, Swap | Settle):
+            month.late.append(step)
+
+
+def stays_true(before: Ledger, after: Ledger, step: Step, ever: dict[str, Hold]) -> None:
+    """I1, I2 and I3 of the design: within limits, spent never falls, no hold comes back from its end."""
+    if not isinstance(step, Settle) and after.committed_nanousd > before.committed_nanousd:
+        day = step.hold.day if isinstance(step, Reserve) else step.new.day
+        assert after.committed_on(day) <= step.limits.day_nanousd
+        assert after.committed_nanousd <= step.limits.month_nanousd
+    if isinstance(step, Reserve) and step.ceilings is not None and after.committed_nanousd > before.committed_nanousd:
+        assert before.committed_on(step.hold.day) <= step.ceilings.day_nanousd
+        assert before.committed_nanousd <= step.ceilings.month_nanousd
+    if len(after.holds) > len(before.holds):
+        assert isinstance(step, Reserve)
+        assert len(after.holds) <= step.limits.in_flight
+    assert after.spent_nanousd >= before.spent_nanousd
+    assert all(after.spent_on(day) >= before.spent_on(day) for day in DAYS)
+    assert sum(after.committed_on(day) for day in DAYS) == after.committed_nanousd
+    made = after.holds.keys() - before.holds.keys()
+    assert made.isdisjoint(ever)
+    ever.update(after.holds)
+    if before.version is not None:
+        assert after.version is not None
+        assert after.version >= before.version
+
+
+def test_the_store_answers_and_books_as_the_ledger_says_after_every_message(store_url: str) -> None:
+    seed = secrets.randbelow(2**32)
+    chance = random.Random(seed)  # noqa: S311 - amounts, not secrets
+    client, table = connected(store_url), new_table(store_url)
+    store = Store(client, table)
+    for number in range(8):
+        tenant, ever = f"tenant-{number}", dict[str, Hold]()
+        for step, before in months(chance, length=40):
+            why = f"seed {seed}: {step} on {before}"
+            assert answer(store, tenant, step) == expected(before, step), why
+            booked = store.ledger(tenant, MONTH)
+            assert booked == after(before, step), why
+            stays_true(before, booked, step, ever)
+        key = {"pk": {"S": f"TENANT#{tenant}"}, "sk": {"S": f"LEDGER#{MONTH}"}}
+        item = client.get_item(TableName=table, Key=key, ConsistentRead=True)["Item"]
+        assert int(item["n"]["N"]) == len(booked.holds)
+
+
+def test_the_ledger_keeps_what_hundreds_of_months_ask_of_it_and_repeating_a_message_changes_nothing() -> None:
+    seed = secrets.randbelow(2**32)
+    chance = random.Random(seed)  # noqa: S311 - amounts, not secrets
+    met = set[object]()
+    for _ in range(400):
+        ever = dict[str, Hold]()
+        for step, before in months(chance, length=30):
+            followed = after(before, step)
+            stays_true(before, followed, step, ever)
+            said = expected(before, step)
+            assert after(followed, step) == followed, f"seed {seed}: {step} on {before}"
+            met.add((type(step), said.why if isinstance(said, Refused) else said is before))
+    assert met == {
+        (Reserve, False),
+        (Reserve, True),
+        *((Reserve, no) for no in No),
+        (Swap, False),
+        (Swap, True),
+        (Swap, No.NO_ROOM),
+        (Swap, No.STALE_LIMITS),
+        (Settle, False),
+        (Settle, True),
+    }
+
+
+def test_a_swap_in_a_month_that_has_no_ledger_makes_none(store: Store) -> None:
+    old = Hold("a", 5, 23, 0, 960, "sim/ok")
+    said = store.swap("acme", MONTH, old, replace(old, id="a-2"), Limits(PLENTY, PLENTY, 0))
+    assert said == Refused(No.NO_ROOM, Ledger())
+    assert store.ledger("acme", MONTH) == Ledger()
