@@ -102,9 +102,9 @@ class Wiretap:
             return self._heard
 
     def forget(self) -> None:
-        """Begin anew, for a test that finds the sandbox in use."""
+        """Begin anew, for a test that finds the sandbox in use; a cue that was never given is forgotten, too."""
         with self._news:
-            self._heard = b""
+            self._heard = self._cue = self._stall = b""
 
     def wait_for(self, words: bytes) -> bytes:
         """Everything heard so far, as soon as it contains the words."""
