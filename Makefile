@@ -2,13 +2,17 @@
 
 PYTHON ?= python3
 ARCHITECTURE ?= arm64
+SEEDS ?= 200
+KILLS ?= 100
+SECONDS_CPU ?= 60
+TARGET ?= farebox
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashes --no-deps
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check build deploy bench-cold race agents bounds lock clean
+.PHONY: help dev test check build deploy bench-cold race agents bounds simulate mutants kills fuzz adversary lock clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +36,21 @@ agents: $(VENV)/.dev  ## a coding agent's calls against a budget of 5 USD, one a
 
 bounds: $(VENV)/.dev  ## 100,000 random priced requests: each bound beside its bill
 	@$(BIN)/python -m tests.bounds
+
+simulate: $(VENV)/.dev  ## worlds of functions, sweeps and faults, one a seed, with the books checked after every step (SEEDS=10000)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+mutants: $(VENV)/.dev  ## the same with broken ledgers: each must be caught
+	@$(BIN)/python -m tests.simulation.mutants
+
+kills: $(VENV)/.dev  ## gateways killed with SIGKILL under load, swept, and their books beside the bill (KILLS=1000)
+	@$(BIN)/python -m tests.kills --kills $(KILLS)
+
+fuzz: $(VENV)/.dev  ## mutated requests and answers, for so many seconds of CPU time (SECONDS_CPU=60)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS_CPU)
+
+adversary: $(VENV)/.dev  ## attacks on a budget: on this gateway, or on one at URL=... with KEY=... (TARGET=litellm starts one)
+	@$(BIN)/python -m tests.adversary --target $(TARGET) $(if $(URL),--url $(URL) --key $(KEY))
 
 bench-cold: $(VENV)/.dev  ## the proxy's cold start beside a bare script's: at most 1.3 times its CPU time, or it fails
 	@$(BIN)/python -m local.bench_cold

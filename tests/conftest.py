@@ -25,11 +25,34 @@ from local.embedded_store import embedded_store
 from local.gateway import event_of
 from local.simulator import Simulator, transport
 from local.sockets import HttpRequest
+from tests.secrecy import Listener, json_lines, secrets_in
 
 os.environ["PYTHONPATH"] = str(ROOT / "layers" / "farebox")  # for the programs that tests start
 
 GATEWAY_KEY = "local-gateway-key"
 DEADLINE = float("inf")
+
+LISTENER = Listener()
+LISTENER.install()
+
+
+@pytest.fixture(autouse=True)
+def _logs_hold_no_secret() -> Iterator[None]:
+    """Of every test."""
+    LISTENER.secrets()
+    yield
+    assert LISTENER.secrets() == [], "a log record holds a key, a prompt or an answer"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """The same for the lines that a logger has written to stdout."""
+    outcome: Any = yield
+    report: pytest.TestReport = outcome.get_result()
+    found = secrets_in(json_lines(report.capstdout)) if report.passed and report.when == "call" else []
+    if found:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} has logged a key, a prompt or an answer: {found}"
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def test_a_swap_and_both_ends_that_are_never_confirmed_leave_reminders_of_both_a
 def test_a_call_is_answered_and_no_hold_is_lost_when_the_store_never_confirms_a_step(
     fault: Fault, step: str, model: str, embedded_wire: Wire, embedded_door: Door
 ) -> None:
-    """A reminder that is not written is told of in the log alone, and has a test in test_sweep.py."""
+    """A lost call whose reminder is not written is found by the walk, which has its tests in test_walk.py."""
     embedded_wire.plan = never(step, fault=fault)
     assert embedded_door.chat(model=model).status == 200
     embedded_wire.plan = no_faults

@@ -14,13 +14,15 @@ from local.simulator import Simulator
 from tests.conftest import Answered, Door, MakeDoor, connected
 from tests.test_exactly_once import at as by_clock
 from tests.test_exactly_once import chats_sent
-from tests.wire import Wire
+from tests.wire import Fault, Wire, always, no_faults
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 NOVEMBER = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ADMITTED = ["reserve", "put_span", "settle"]
+MET = ["GetItem", "register"]
+"""The first call of a tenant in a month: it is read, and its ledger registered."""
 TOLD = ["put_event", "mark"]
 """A change of a budget's state."""
 USD = 10**9
@@ -131,7 +133,7 @@ def call(door: Door, tenant: str = "acme") -> Answered:
 
 def test_limits_that_do_not_change_are_read_once(town: Town) -> None:
     assert [call(town.door).status for _ in range(5)] == [200] * 5
-    assert town.asked() == ["GetItem", *ADMITTED * 5]
+    assert town.asked() == [*MET, *ADMITTED * 5]
 
 
 def test_a_lowered_limit_stops_the_very_next_call_of_a_warm_gate(town: Town, simulator: Simulator) -> None:
@@ -229,7 +231,7 @@ def test_a_tenant_has_its_own_cap_of_calls_in_flight(town: Town) -> None:
     assert isinstance(town.store.reserve("acme", "2026-11", in_flight, OPEN), Ledger)
     refused = call(town.door)
     assert (refused.status, refused.reason) == (429, "too_many_in_flight")
-    assert town.asked() == ["GetItem", "reserve"]
+    assert town.asked() == [*MET, "reserve"]
     town.store.settle("acme", "2026-11", in_flight, 0)
     assert call(town.door).status == 200
 
@@ -254,7 +256,7 @@ def test_a_new_month_reads_the_tenant_again_once(town: Town) -> None:
     assert town.asked() == ADMITTED
     town.clock.now += timedelta(seconds=1)
     assert [call(town.door).status for _ in range(2)] == [200, 200]
-    assert town.asked() == ["GetItem", *ADMITTED * 2]
+    assert town.asked() == [*MET, *ADMITTED * 2]
     assert town.store.ledger("acme", "2026-12").committed_by_day.keys() == {1}
 
 
@@ -273,8 +275,41 @@ def test_a_month_begins_in_the_time_zone_of_the_tenant(town: Town) -> None:
     town.clock.now += timedelta(seconds=1)
     town.asked()
     assert call(town.door).status == 200
-    assert town.asked() == ["GetItem", *ADMITTED]
+    assert town.asked() == [*MET, *ADMITTED]
     assert [town.store.ledger("acme", month).committed_by_day.keys() for month in ("2026-11", "2026-12")] == [{30}, {1}]
+
+
+# Registered ledgers.
+
+
+def test_every_ledger_that_may_have_holds_is_registered_before_the_first_of_them(town: Town) -> None:
+    for tenant in ("acme", "zebra", "acme"):
+        assert call(town.door, tenant).status == 200
+    town.clock.now = datetime(2026, 12, 1, tzinfo=UTC)
+    assert call(town.door).status == 200
+    steps = [(seen.step, seen.key) for seen in town.wire.seen if seen.step in ("register", "reserve")]
+    expected: list[tuple[str, tuple[str, str]]] = []
+    for month, tenant, is_new in [
+        ("2026-11", "acme", True),
+        ("2026-11", "zebra", True),
+        ("2026-11", "acme", False),
+        ("2026-12", "acme", True),
+    ]:
+        expected += [("register", (f"LEDGERS#{month}", tenant))] * is_new
+        expected += [("reserve", (f"TENANT#{tenant}", f"LEDGER#{month}"))]
+    assert steps == expected
+    assert list(town.store.registered("2026-11", "")) == ["acme", "zebra"]
+
+
+def test_nothing_is_held_or_sent_while_a_ledger_cannot_be_registered(town: Town, simulator: Simulator) -> None:
+    town.wire.plan = always("register", Fault.FAILED)
+    refused = call(town.door)
+    assert (refused.status, refused.reason) == (503, "store_unavailable")
+    assert "reserve" not in town.asked()
+    assert chats_sent(simulator) == 0
+    town.wire.plan = no_faults
+    assert call(town.door).status == 200
+    assert town.asked() == ["register", *ADMITTED]
 
 
 # Tenants that the store does not know.

@@ -59,9 +59,10 @@ def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
 
 
 def door_behind(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
-    """A gate at a fixed moment that knows the tenant `default` and the circuit of sim/ok already."""
+    """A gate at a fixed moment that knows the tenant `default` and the circuit of sim/ok; the month is registered."""
     door = at(NOW.timestamp, make_door(store_url=wire.url, **settings), wire)
     door.gate.desk.directory.at("default", NOW)
+    door.gate.desk.directory.register("default", MONTH)
     door.gate.breakers.wait_s("sim/ok")
     wire.seen.clear()
     return door
@@ -85,7 +86,13 @@ def at(clock: Callable[[], float], door: Door, wire: Wire) -> Door:
 
 
 def month_of(door: Door) -> Ledger:
-    return door.gate.store.ledger("default", MONTH)
+    """Without the marks of holds that have ended."""
+    return books_of(door.gate.store.ledger("default", MONTH))
+
+
+def books_of(ledger: Ledger) -> Ledger:
+    """The money and the holds of a ledger; whether a copy of a reserve may still be on its way is not part of them."""
+    return replace(ledger, ended={})
 
 
 def spans_of(door: Door) -> list[Mapping[str, Any]]:
@@ -145,7 +152,8 @@ def test_the_ledger_after_every_repeated_step_is_that_of_a_clean_execution(wire:
 
     store.settle("acme", MONTH, HOLD, 2_500)
     settled = store.ledger("acme", MONTH)
-    assert settled == oracle.settle(held, HOLD, 2_500)
+    assert books_of(settled) == oracle.settle(held, HOLD, 2_500)
+    assert settled.ended == {HOLD.id: HOLD.expires_at}
     assert (settled.held_nanousd, settled.spent_nanousd) == (0, 2_500)
 
     store.put_span("SPANS#1", HOLD.id, {"cost_nanousd": 2_500})
@@ -201,7 +209,6 @@ def test_the_headers_say_what_is_left_also_when_the_answer_of_settle_was_lost(
     assert left == 10 - Decimal(simulator.billed_nanousd).scaleb(-9)
 
 
-@pytest.mark.xfail(reason="settle removes the only trace of a hold, so a copy of reserve that comes later holds again")
 def test_a_copy_of_reserve_that_arrives_after_the_call_has_ended_changes_nothing(
     embedded_wire: Wire, embedded_door: Door, simulator: Simulator
 ) -> None:
@@ -210,6 +217,28 @@ def test_a_copy_of_reserve_that_arrives_after_the_call_has_ended_changes_nothing
     assert month_of(embedded_door) == booked(simulator.billed_nanousd)
     embedded_wire.deliver()
     assert month_of(embedded_door) == booked(simulator.billed_nanousd)
+
+
+def test_no_copy_of_a_reserve_that_was_never_answered_holds_after_the_call_was_refused(
+    embedded_wire: Wire, embedded_door: Door
+) -> None:
+    embedded_wire.plan = always("reserve", Fault.LATE)
+    assert embedded_door.chat().status == 503
+    embedded_wire.deliver()
+    ledger = month_of(embedded_door)
+    assert (dict(ledger.holds), ledger.committed_nanousd) == ({}, 0)
+
+
+@pytest.mark.xfail(reason="a reserve that is refused when the SDK repeats it leaves no mark, so a late copy can hold")
+def test_no_copy_of_a_reserve_holds_after_a_later_copy_was_refused(embedded_wire: Wire, embedded_url: str) -> None:
+    store = Store(connected(embedded_wire.url), new_table(embedded_url))
+    other, exact = replace(HOLD, id="other"), Limits(HOLD.amount_nanousd, 10**9, 0)
+    store.reserve("acme", MONTH, other, exact)
+    embedded_wire.plan = first("reserve", Fault.LATE)
+    assert isinstance(store.reserve("acme", MONTH, HOLD, exact), Refused)
+    store.settle("acme", MONTH, other, 0)
+    embedded_wire.deliver()
+    assert dict(store.ledger("acme", MONTH).holds) == {}
 
 
 # All tries of a request go wrong.
@@ -364,14 +393,19 @@ def test_a_swap_that_fills_the_budget_is_made_by_a_request_that_is_repeated(wire
 
 
 @pytest.mark.parametrize("cost", [0, 500])
-def test_a_copy_of_swap_that_arrives_after_the_call_has_ended_changes_nothing(
-    cost: int, wire: Wire, wired_store: Store
+@pytest.mark.parametrize("late", ["reserve", "swap"])
+def test_a_copy_of_reserve_or_swap_that_arrives_after_the_call_has_ended_changes_nothing(
+    late: str, cost: int, wire: Wire, store_url: str
 ) -> None:
-    wire.plan = first("swap", Fault.LATE)
-    wired_store.swap("acme", MONTH, HOLD, NEXT, AMPLE)
-    wired_store.settle("acme", MONTH, NEXT, cost)
+    store = Store(connected(wire.url), new_table(store_url))
+    wire.plan = first(late, Fault.LATE)
+    store.reserve("acme", MONTH, HOLD, AMPLE)
+    store.swap("acme", MONTH, HOLD, NEXT, AMPLE)
+    store.settle("acme", MONTH, NEXT, cost)
+    before = store.ledger("acme", MONTH)
+    assert books_of(before) == booked(cost)
     wire.deliver()
-    assert wired_store.ledger("acme", MONTH) == booked(cost)
+    assert store.ledger("acme", MONTH) == before
 
 
 def test_a_hold_that_twenty_threads_swap_for_others_is_swapped_for_one_of_them(store: Store) -> None:
@@ -382,6 +416,46 @@ def test_a_hold_that_twenty_threads_swap_for_others_is_swapped_for_one_of_them(s
     assert store.ledger("acme", MONTH) == made
     assert (made.committed_nanousd, len(made.holds)) == (9_000, 1)
     assert [answer for answer in answers if answer != made] == [Refused(No.NO_ROOM, made)] * 19
+
+
+# Marks of holds that have ended.
+
+
+def test_a_hold_leaves_a_mark_only_where_its_reserve_was_repeated(wire: Wire, store_url: str) -> None:
+    store = Store(connected(wire.url), new_table(store_url))
+    for number, fault in enumerate([Fault.LOST, Fault.TWICE, Fault.DROPPED, None]):
+        hold = replace(HOLD, id=f"{number}")
+        wire.plan = no_faults if fault is None else first("reserve", fault)
+        store.reserve("acme", MONTH, hold, AMPLE)
+        store.settle("acme", MONTH, hold, 1)
+    # TWICE: the first copy's answer is lost on its way, and what boto3 hears is that the hold is there.
+    assert store.ledger("acme", MONTH).ended == {f"{number}": HOLD.expires_at for number in range(3)}
+
+
+def test_a_mark_is_no_call_in_flight_and_is_settled_swapped_noted_and_corrected_by_nobody(
+    wire: Wire, store_url: str
+) -> None:
+    store = Store(connected(wire.url), new_table(store_url))
+    wire.plan = first("reserve", Fault.LOST)
+    store.reserve("acme", MONTH, HOLD, AMPLE)
+    marked = store.settle("acme", MONTH, HOLD, 5)
+    assert marked.ended == {HOLD.id: HOLD.expires_at}
+    assert store.settle("acme", MONTH, HOLD, 9, is_estimated=True) == marked
+    assert store.swap("acme", MONTH, HOLD, NEXT, AMPLE) == Refused(No.NO_ROOM, marked)
+    store.note("acme", MONTH, HOLD.id, "gen-1")
+    assert store.correct("acme", MONTH, HOLD.id, 9) == store.ledger("acme", MONTH) == marked
+    assert isinstance(store.reserve("acme", MONTH, NEXT, replace(AMPLE, in_flight=1)), Ledger)
+
+
+def test_a_mark_can_be_taken_away_and_a_hold_cannot(wire: Wire, store_url: str) -> None:
+    store = Store(connected(wire.url), new_table(store_url))
+    wire.plan = first("reserve", Fault.LOST)
+    for hold in (HOLD, NEXT):
+        store.reserve("acme", MONTH, hold, AMPLE)
+    store.settle("acme", MONTH, HOLD, 5)
+    for hold in (HOLD, NEXT, replace(HOLD, id="never")):
+        store.unmark("acme", MONTH, hold.id)
+    assert store.ledger("acme", MONTH) == Ledger(9_005, {DAY: 9_005}, {NEXT.id: NEXT}, 0)
 
 
 # As many calls in flight as may be.

@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from farebox.ledger import (
     MONTH,
     Ceilings,
+    Estimate,
     Hold,
     Ledger,
     Limits,
     No,
     Shortage,
+    correct,
+    expired,
     lower,
+    note,
     reserve,
     retry_after_s,
     settle,
@@ -323,6 +327,50 @@ def test_a_call_over_midnight_is_booked_on_the_day_that_admitted_it() -> None:
     ledger = settle(settle(made(evening, morning), morning, 5), evening, 20)
     assert (ledger.spent_on(1), ledger.spent_on(2), ledger.spent_nanousd) == (20, 5, 25)
     assert ledger.committed_by_day == {1: 20, 2: 5}
+
+
+# Estimates, and what is known of a call under way.
+
+
+def test_an_estimate_is_noted_beside_the_books_and_any_other_cost_is_not() -> None:
+    ledger = made(hold(10, day=1, id_="a"), hold(20, day=2, id_="b"))
+    ledger = settle(settle(ledger, hold(10, day=1, id_="a"), 10, is_estimated=True), hold(20, day=2, id_="b"), 20)
+    assert ledger.estimates == {"a": Estimate(10, 1)}
+    assert (ledger.spent_nanousd, ledger.held_nanousd) == (30, 0)
+    assert settle(ledger, hold(20, day=2, id_="b"), 20, is_estimated=True) is ledger
+
+
+@given(estimate=st.integers(0, 100), truth=st.none() | st.integers(0, 300), again=st.none() | st.integers(0, 300))
+def test_an_estimate_is_corrected_once_in_the_day_that_admitted_it(
+    estimate: int, truth: int | None, again: int | None
+) -> None:
+    before = settle(made(hold(50, day=2, id_="b")), hold(50, day=2, id_="b"), 40)
+    ledger = made(hold(estimate, day=1), ledger=before)
+    ledger = correct(settle(ledger, hold(estimate, day=1), estimate, is_estimated=True), "a", truth)
+    cost = estimate if truth is None else truth
+    assert (ledger.spent_on(1), ledger.spent_on(2), ledger.spent_nanousd) == (cost, 40, cost + 40)
+    assert ledger.estimates == {}
+    assert correct(ledger, "a", again) is ledger
+
+
+def test_what_was_never_estimated_is_not_corrected() -> None:
+    ledger = made(hold(10))
+    assert correct(ledger, "a", 5) is ledger
+    assert correct(settle(ledger, hold(10), 7), "a", 5).spent_nanousd == 7
+
+
+def test_an_id_is_noted_in_a_hold_that_is_there_and_moves_no_money() -> None:
+    ledger = made(hold(10), hold(20, id_="b"))
+    noted = note(ledger, "a", "gen-1")
+    assert noted == replace(ledger, holds={**ledger.holds, "a": replace(hold(10), generation_id="gen-1")})
+    assert note(noted, "c", "gen-2") is noted
+    assert settle(noted, hold(10), 4) == settle(ledger, hold(10), 4)
+
+
+def test_holds_are_expired_from_their_last_second_on_oldest_first() -> None:
+    ledger = made(hold(1, id_="c", at=1002), hold(1, id_="b", at=1001), hold(1, id_="a", at=1000))
+    seen = [[each.id for each in expired(ledger, now)] for now in (1959, 1960, 1961, 1962)]
+    assert seen == [[], ["a"], ["a", "b"], ["a", "b", "c"]]
 
 
 def test_room_is_what_both_windows_leave() -> None:

@@ -1,7 +1,7 @@
 """What a call costs in requests, counted on the wire: to DynamoDB, which bills them, and to OpenRouter's catalogue."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,10 +122,23 @@ def test_a_call_that_could_not_be_sent_is_released_with_the_same_three_requests(
     assert wire.operations == ADMITTED
 
 
-def test_the_first_call_of_a_tenant_reads_it_once(wire: Wire, door: Door) -> None:
+def test_the_first_call_of_a_tenant_reads_it_once_and_registers_its_month_once(wire: Wire, door: Door) -> None:
     for _ in range(3):
         door.chat(headers={"X-Tenant-Id": "acme"})
-    assert wire.operations == ["GetItem", *ADMITTED * 3]
+    assert wire.operations == ["GetItem", "PutItem", *ADMITTED * 3]
+    assert wire.steps[:2] == ["GetItem", "register"]
+
+
+def test_a_call_that_takes_long_is_one_update_more(wire: Wire, door: Door) -> None:
+    gate = replace(door.gate, later=at_once)
+    Door(gate).chat(stream=True)
+    assert wire.steps == ["reserve", "note", "put_span", "settle"]
+
+
+def at_once(_seconds: float, do: Callable[[], None]) -> Callable[[], None]:
+    """As if so many seconds were over."""
+    do()
+    return lambda: None
 
 
 def test_a_call_clamped_to_the_share_of_one_call_costs_nothing_more(wire: Wire, make_door: MakeDoor) -> None:
@@ -260,6 +273,7 @@ def test_the_circuit_of_each_model_is_read_once_in_fifteen_seconds(wire: Wire, m
     moment = NOW.timestamp()
     door = at(lambda: moment, make_door(store_url=wire.url), wire)
     door.gate.desk.directory.at("default", NOW)
+    door.gate.desk.directory.register("default", MONTH)
     wire.seen.clear()
 
     def reads(model: str) -> list[tuple[str, str]]:

@@ -71,6 +71,34 @@ def test_settling_where_nothing_was_ever_held_makes_no_ledger(store: Store) -> N
     assert store.ledger("acme", MONTH) == Ledger()
 
 
+# Which ledgers there are, and what they say of holds.
+
+
+def test_ledgers_are_registered_once_by_month_and_read_in_order_behind_a_name(store: Store) -> None:
+    for tenant in ("bolt", "acme", "acme.2", "bolt", "Zed"):
+        store.register(tenant, MONTH)
+    store.register("later", "2026-12")
+    assert list(store.registered(MONTH, "")) == ["Zed", "acme", "acme.2", "bolt"]
+    assert list(store.registered(MONTH, "acme")) == ["acme.2", "bolt"]
+    assert list(store.registered(MONTH, "bolt")) == []
+    assert list(store.registered("2026-12", "")) == ["later"]
+
+
+def test_the_walk_goes_on_where_it_was_moved_to_and_begins_at_the_beginning(store: Store) -> None:
+    assert store.cursor() == ""
+    for at in (f"{MONTH}#acme", f"{MONTH}#bolt", ""):
+        store.move_cursor(at)
+        assert store.cursor() == at
+
+
+def test_a_hold_keeps_its_feature_and_the_id_that_is_noted_in_it(store: Store) -> None:
+    held = [HOLD, replace(HOLD, id="b", feature="search")]
+    for hold in held:
+        store.reserve("acme", MONTH, hold, AMPLE)
+    store.note("acme", MONTH, "b", "gen-1")
+    assert store.ledger("acme", MONTH).holds == {HOLD.id: HOLD, "b": replace(held[1], generation_id="gen-1")}
+
+
 # Budget states.
 
 
@@ -254,6 +282,20 @@ CALLS: Mapping[str, Callable[[Store], object]] = {
     "settle": lambda store: store.settle("acme", MONTH, HOLD, 1),
     "put_event": lambda store: store.put_event("a", {"to": "warned"}),
     "mark_state": lambda store: store.mark_state("acme", MONTH, "month", None, "warned@1"),
+    "note": lambda store: store.note("acme", MONTH, HOLD.id, "gen-1"),
+    "correct": lambda store: store.correct("acme", MONTH, HOLD.id, 1),
+    "unmark": lambda store: store.unmark("acme", MONTH, HOLD.id),
+    "register": lambda store: store.register("acme", MONTH),
+    "registered": lambda store: list(store.registered(MONTH, "")),
+    "cursor": lambda store: store.cursor(),
+    "move_cursor": lambda store: store.move_cursor("2026-11#acme"),
+    "span": lambda store: store.span("SPANS#1", "a"),
+    "correct_span": lambda store: store.correct_span("SPANS#1", "a", 1),
+    "resolve_span": lambda store: store.resolve_span("SPANS#1", "a", 1, is_estimated=False, known={"day": 1}),
+    "remind": lambda store: store.remind("a", {}),
+    "reminders": lambda store: list(store.reminders()),
+    "look_again": lambda store: store.look_again("a", 1),
+    "forget": lambda store: store.forget("a"),
     "events": lambda store: list(store.events()),
     "ledger": lambda store: store.ledger("acme", MONTH),
     "put_span": lambda store: store.put_span("SPANS#1", "a", SPAN),
@@ -313,7 +355,10 @@ def test_a_store_that_is_silent_is_an_error_when_the_time_is_over(wire: Wire) ->
         Store(connect(wire.url, impatient), "farebox").settle("acme", MONTH, HOLD, 1)
 
 
-@pytest.mark.parametrize("name", ["reserve", "swap", "settle", "spans"])
+JUNK_IS_SEEN = ["reserve", "swap", "settle", "note", "unmark", "correct_span", "resolve_span", "registered", "spans"]
+
+
+@pytest.mark.parametrize("name", JUNK_IS_SEEN)
 def test_a_200_that_does_not_come_from_the_store_is_an_error(name: str, wire: Wire, embedded_url: str) -> None:
     store = Store(connect(wire.url, ONE_TRY), new_table(embedded_url))
     wire.plan = lambda _: Fault.JUNK

@@ -57,31 +57,52 @@ class Seen:
     @property
     def step(self) -> str:
         if self.operation == "UpdateItem":
-            return "resolve_span" if self.key[0].startswith("SPANS#") else self._step_of_ledger
+            return self._step_of_update
         if self.operation == "PutItem":
-            return PUTS.get(self.key[0], "put_span")
-        if self.operation == "GetItem" and self.key[0] == BREAKER:
-            return "breaker"
+            return PUTS.get(self.key[0].partition("#")[0], "put_span")
+        if self.operation == "GetItem":
+            return {BREAKER: "breaker", "SWEEP": "cursor"}.get(self.key[0], "GetItem")
+        if self.operation == "Query" and self.key[0].startswith("LEDGERS#"):
+            return "registered"
         return {"DeleteItem": "forget"}.get(self.operation, self.operation)
 
     @property
-    def _step_of_ledger(self) -> str:
+    def _step_of_update(self) -> str:
         update = json.loads(self.body)["UpdateExpression"]
-        if "#state" in update:
-            return "mark"
-        if "REMOVE" in update:
-            return "swap" if "SET" in update else "settle"
-        return "reserve"
+        if self.key[0] == LOST:
+            return "look_again"
+        if self.key[0].startswith("SPANS#"):
+            return "correct_span" if "estimated_nanousd" in update else "resolve_span"
+        return next((step for step, part in PARTS.items() if part in update), "reserve")
 
     @property
     def key(self) -> tuple[str, str]:
-        """Partition and sort key of the item."""
+        """Partition and sort key of the item; of a query only the partition's."""
         said = json.loads(self.body)
-        key = said.get("Key") or said["Item"]
+        key = said.get("Key") or said.get("Item")
+        if key is None:
+            return said["ExpressionAttributeValues"][":pk"]["S"], ""
         return key["pk"]["S"], key["sk"]["S"]
 
 
-PUTS = {LOST: "remind", EVENTS: "put_event", BREAKER: "put_breaker"}
+PARTS = {
+    "mark": "#state",
+    "note": "#hold.#id",
+    "correct": "REMOVE #estimate",
+    "swap": "#new",
+    "settle": ":change",
+    "reserve": ":amount",
+    "mark_ended": "SET #hold = :until",
+    "unmark": "REMOVE #hold",
+}
+"""Which step an update of a ledger is, by the first of these that it has."""
+PUTS = {
+    LOST: "remind",
+    EVENTS: "put_event",
+    BREAKER: "put_breaker",
+    "LEDGERS": "register",
+    "SWEEP": "move_cursor",
+}
 
 
 Plan = Callable[[Seen], Fault | None]

@@ -36,6 +36,7 @@ Reading order, which is also the import order (each module imports only from tho
     watch       changes of budget states, told once
     admission   quote and reserve: hold the most that a call can cost, or refuse it
     spans       the record of an attempt
+    outage      what is let through while the ledger cannot be reached, if anything
     books       spans and the ends of holds, in this order
     parts       that the gate and the rollup both have
     gate        the proxy's parts, wired

@@ -63,6 +63,8 @@ class Admission:
     quote: Quote
     ledger: Ledger
     downgraded_from: str | None = None
+    is_held: bool = True
+    """Not so in an outage of the ledger, where a little may be let through (outage.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def hold_for(call: Call, found: Offer, attempt: int) -> Hold:
         admitted_at,
         admitted_at + HOLD_SECONDS,
         found.candidate.name,
+        call.caller.feature,
     )
 
 

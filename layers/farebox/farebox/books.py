@@ -14,6 +14,7 @@ from .admission import TRIES, Admission, Desk, hold_for
 from .candidates import Candidate
 from .ledger import Hold, Ledger, No
 from .offers import Shortfall, offer
+from .outage import Outage
 from .settlement import Outcome, Receipt, Settlement
 from .store import Refused, Store, StoreError
 from .telemetry import Telemetry
@@ -23,14 +24,26 @@ from .watch import Watch
 class Books:
     """Writes what became of attempts."""
 
-    def __init__(self, store: Store, watch: Watch, telemetry: Telemetry, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        watch: Watch,
+        telemetry: Telemetry,
+        now: Callable[[], datetime],
+        outage: Outage | None = None,
+    ) -> None:
+        """Without an `outage` every call has a hold."""
         self._store = store
+        self._outage = outage or Outage(store, telemetry, 0)
         self._watch = watch
         self._telemetry = telemetry
         self._now = now
 
     def settle(self, admission: Admission, settlement: Settlement) -> Ledger:
         """Record an attempt and end its hold; the ledger as it left it."""
+        if not admission.is_held:
+            self._outage.settle(admission, settlement)
+            return admission.ledger
         is_recorded = self.record(admission, settlement)
         return self.end(admission, settlement) if is_recorded else admission.ledger
 
@@ -43,7 +56,7 @@ class Books:
         span = spans.span(admission, settlement, latency_ms=latency_ms)
         self._telemetry.call(span)
         try:
-            self._store.put_span(*spans.key(admission), span)
+            self._store.put_span(*spans.key(admission.hold), span)
             if self._cost(admission, settlement) is None:
                 self._store.remind(admission.hold.id, spans.reminder(admission, settlement).item())
         except StoreError:
@@ -72,6 +85,12 @@ class Books:
             return admission.ledger
         self._watch.look(call.tenant, call.windows.month, hold.day, ledger)
         return ledger
+
+    def note(self, admission: Admission, generation_id: str) -> None:
+        """Put the id into the hold of a call that takes a while: should its function die, its cost can be found out."""
+        call = admission.call
+        with suppress(StoreError):
+            self._store.note(call.tenant.name, call.windows.month, admission.hold.id, generation_id)
 
     def exchange(self, desk: Desk, admission: Admission, candidate: Candidate) -> Admission | None:
         """Give up a declined attempt's hold for one of another model, in one step; None where that does not fit.

@@ -15,6 +15,7 @@ from urllib.parse import quote as url_quote
 from .errors import CatalogueUnavailable, ModelNotPriced
 from .money import loads_exact
 from .rates import PricedModel, other_names, priced_model, require_priced
+from .settlement import text_of
 from .upstream import Lost, NotSent, Upstream
 
 Row = Mapping[str, Any]
@@ -94,10 +95,12 @@ class Catalogue:
                     headers={"Retry-After": "5"},
                 )
             return last_good.value
-        rows = {str(row.get("id")): row for row in data if isinstance(row, Mapping)}
+        # A name goes into headers, paths and keys: what can be none names no model.
+        rows = {id_: row for row in data if isinstance(row, Mapping) and (id_ := text_of(row.get("id"))) is not None}
         # A variant (":free") shares its canonical slug with the model, and must not lend it its price.
-        slugs = {str(row.get("canonical_slug")): row for id_, row in rows.items() if ":" not in id_}
-        return {**slugs, **rows}
+        slugs = {text_of(row.get("canonical_slug")): row for id_, row in rows.items() if ":" not in id_}
+        named = {slug: row for slug, row in slugs.items() if slug is not None}
+        return {**named, **rows}
 
     def _endpoints_of(self, name: str) -> list[Row]:
         """The last good ones when upstream does not answer; none at all (an upstream without that route): the row of

@@ -45,6 +45,9 @@ from .variants import variant
 PEEK_S = 3.0
 """After so long in silence the client gets comments and white space: OpenRouter's own SDK gives up after 5 s."""
 
+NOTE_S = 1.0
+"""A call that takes longer has its generation's id written into its hold, beside the call: one write."""
+MAX_PEEK_BYTES = 1024 * 1024
 BUG = "bug"
 LEAST_S = 2.0
 """With less time left no other model is asked: it could not begin, and its circuit would hear of a failure."""
@@ -97,6 +100,7 @@ class Course:
         self._deadline = deadline
         self._left = list(plan.chain_names)
         self._peek_until = gate.monotonic() + PEEK_S
+        self._call_off: Callable[[], None] = lambda: None
         self.reports: list[dict[str, Fact]] = []
         self.admission: Admission | None = None
         self.ended: Ended | None = None
@@ -110,14 +114,27 @@ class Course:
         """The first track that may reach the client; None when every attempt has failed. Raises what `admit` does."""
         plan = self._plan
         if not self._is_open(plan.asked):
-            admission = admit(self._gate.desk, plan.call, plan.asked, plan.cheaper, has_cheaper=plan.has_cheaper)
-            return self._run(admission)
+            return self._run(self._admitted())
         while (candidate := self._candidate()) is not None:
             try:
+                self._gate.desk.directory.register(plan.call.tenant.name, plan.call.windows.month)
                 return self._run(admit(self._gate.desk, plan.call, candidate, list))
             except (BudgetHeld, BudgetExhausted, RequestTooExpensive):
                 self._not_asked(candidate.name, "budget")
         return None
+
+    def _admitted(self) -> Admission:
+        """With its money held; in an outage of the ledger perhaps without."""
+        gate, plan = self._gate, self._plan
+        try:
+            gate.desk.directory.register(plan.call.tenant.name, plan.call.windows.month)
+            admission = admit(gate.desk, plan.call, plan.asked, plan.cheaper, has_cheaper=plan.has_cheaper)
+        except StoreError:
+            if (unheld := gate.outage.admit(gate.desk, plan.call, plan.asked)) is None:
+                raise
+            return unheld
+        gate.outage.book()
+        return admission
 
     def abandon(self, cause: str) -> None:
         """Something broke: the attempt may have been made, so its money stays held until its cost is known.
@@ -163,6 +180,8 @@ class Course:
             return Failure(Settlement(Outcome.LOST, Receipt(), e.cause))
         if not answer.is_success:
             return _refused(answer, admission)
+        if (generation_id := text_of(answer.headers.get("x-generation-id"))) is not None:
+            self._call_off = gate.later(NOTE_S, lambda: gate.books.note(admission, generation_id))
         reader = StreamReader() if answer.is_stream else BodyReader()
         track = Track(
             answer,
@@ -184,7 +203,8 @@ class Course:
                 if track.is_late():
                     cut = TIMEOUT
                     break
-                if self._gate.monotonic() > self._peek_until and reader.error is None:
+                is_long = sum(map(len, track.read)) > MAX_PEEK_BYTES
+                if (is_long or self._gate.monotonic() > self._peek_until) and reader.error is None:
                     return track
         except Lost as e:
             cut = e.cause
@@ -208,6 +228,7 @@ class Course:
             raise
 
     def _ended(self, admission: Admission, track: Track, settlement: Settlement, *, may_go_on: bool) -> Track | None:
+        self._call_off()
         failed = verdict(settlement)
         if not track.is_whole and failed is not None:
             self._gate.breakers.report(admission.candidate.circuit, failed=failed)
@@ -222,16 +243,17 @@ class Course:
     def _after(self, admission: Admission, failure: Failure) -> Admission | None:
         """Book a failed attempt; the next one, if there is one, with its money held."""
         settlement = failure.settlement
+        self._call_off()
         self._report(admission.candidate.name, settlement, failure.headers)
         self._learn(admission, failure)
         ledger, following = admission.ledger, None
-        if settlement.outcome is Outcome.DECLINED:
+        if settlement.outcome is Outcome.DECLINED and admission.is_held:
             self._gate.books.record(admission, settlement)  # at no cost: nothing is missed without it
         else:
             ledger = self._gate.books.settle(admission, settlement)
-        if fails_over(settlement, has_begun=False):
+        if admission.is_held and fails_over(settlement, has_begun=False):
             following = self._following(replace(admission, ledger=ledger), settlement)
-        if following is None and settlement.outcome is Outcome.DECLINED:
+        if following is None and settlement.outcome is Outcome.DECLINED and admission.is_held:
             ledger = self._gate.books.end(admission, settlement)
         if following is None:
             self.ended = Ended(admission, settlement, ledger, failure)

@@ -21,6 +21,7 @@ class Directory:
         self._settings = settings
         self._rules = settings.rules
         self._kept: dict[str, tuple[str, Tenant]] = {}
+        self._registered: set[tuple[str, str]] = set()
 
     def at(self, name: str, now: datetime) -> tuple[Tenant, Windows]:
         """A tenant and its windows. A new month reads again, since its ledger does not know the newest version yet."""
@@ -36,6 +37,14 @@ class Directory:
             self._kept.clear()
         self._kept[name] = (found.month, tenant)
         return tenant, found
+
+    def register(self, name: str, month: str) -> None:
+        """Note that the tenant's month may have holds, once an environment: expired ones are found by it."""
+        if (name, month) not in self._registered:
+            self._store.register(name, month)
+            if len(self._registered) >= MAX_KEPT:
+                self._registered.clear()
+            self._registered.add((name, month))
 
     def forget(self, name: str) -> None:
         """Read again at the next call."""

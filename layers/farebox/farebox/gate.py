@@ -1,6 +1,7 @@
 """The proxy's parts: opened at a cold start, in `make dev`, and in tests with a transport of their own."""
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from .books import Books
 from .breaker import Breakers
 from .catalogue import Catalogue
 from .directory import Directory
+from .money import nanousd_ceil
+from .outage import Outage
 from .parts import now, telemetry_of, upstream_of
 from .settings import Settings, settings_from
 from .store import Store
@@ -31,12 +34,15 @@ class Gate:
     store: Store
     desk: Desk
     books: Books
+    outage: Outage
     upstream: Upstream
     catalogue: Catalogue
     breakers: Breakers
     telemetry: Telemetry
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    later: Callable[[float, Callable[[], None]], Callable[[], None]]
+    """Does something after some seconds, beside the call; returns how to call it off."""
 
 
 def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | None = None) -> Gate:
@@ -47,18 +53,29 @@ def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | N
     client = dynamodb_client()
     table = Store(client, settings.farebox_table)
     watch = Watch(table, telemetry, now)
+    outage = Outage(table, telemetry, nanousd_ceil(settings.farebox_fail_open_usd))
     return Gate(
         settings=settings,
         store=table,
         desk=Desk(table, Directory(table, settings), watch, settings, now, new_hold_id, time.sleep),
-        books=Books(table, watch, telemetry, now),
+        books=Books(table, watch, telemetry, now, outage),
+        outage=outage,
         upstream=upstream,
         catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, time.monotonic),
         breakers=Breakers(client, settings.farebox_table, telemetry.circuit),
         telemetry=telemetry,
         now=now,
         monotonic=time.monotonic,
+        later=later,
     )
+
+
+def later(seconds: float, do: Callable[[], None]) -> Callable[[], None]:
+    """In a thread of its own, which ends with the process."""
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
 
 
 def new_hold_id() -> str:

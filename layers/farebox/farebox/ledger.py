@@ -188,6 +188,18 @@ def settle(ledger: Ledger, hold: Hold, cost_nanousd: int, *, is_estimated: bool 
     return replace(settled, holds=others, estimates=estimates)
 
 
+def note(ledger: Ledger, hold_id: str, generation_id: str) -> Ledger:
+    """Remember under which id upstream knows a call that is under way."""
+    if hold_id not in ledger.holds:
+        return ledger
+    return replace(ledger, holds={**ledger.holds, hold_id: replace(ledger.holds[hold_id], generation_id=generation_id)})
+
+
+def expired(ledger: Ledger, now: int) -> tuple[Hold, ...]:
+    """Holds whose functions cannot be alive any more, oldest first."""
+    return tuple(sorted((hold for hold in ledger.holds.values() if hold.expires_at <= now), key=lambda hold: hold.id))
+
+
 def correct(ledger: Ledger, hold_id: str, cost_nanousd: int | None) -> Ledger:
     """Put the true cost in the place of an estimate, once; None leaves the estimate as the last word."""
     if hold_id not in ledger.estimates:

@@ -30,7 +30,8 @@ def chat(gate: Gate, request: Request, deadline: float) -> Response:
     caller = authenticate(gate.settings, request)
     asked = parse(request.body())
     for _ in range(PLANS):
-        course = Course(gate, planned(gate, caller, asked), request.headers, deadline)
+        plan = planned(gate, caller, asked)
+        course = Course(gate, plan, request.headers, deadline)
         try:
             track = course.start()
             return failed(course) if track is None else answered(course, track)

@@ -93,7 +93,7 @@ def priced_model(
     An endpoint without a price of its own is left out: the cap that is sent keeps it from serving the call.
     """
     name = name or str(row.get("id"))
-    prices = [*_prices(name, row)]
+    prices = _prices(name, {**row, "service_tier": None})  # without a tier of its own: the model is sold by default
     priced = []
     for endpoint in endpoints:
         try:
@@ -204,7 +204,7 @@ def unpriced(name: str, why: str) -> ModelNotPriced:
 
 def _largest(values: Iterable[object]) -> int | None:
     numbers = [decimal_of(value) for value in values]
-    return max((int(number) for number in numbers if number is not None and number > 0), default=None)
+    return max((int(number) for number in numbers if number is not None and number >= 1), default=None)
 
 
 def _prices(name: str, source: Mapping[str, Any]) -> list[Price]:

@@ -1,7 +1,7 @@
 """Reminders of lost calls: what must be known to find out their cost, and to end their holds."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .ledger import Hold
@@ -42,10 +42,14 @@ class Reminder:
             cost_nanousd=item.get("cost_nanousd"),
         )
 
+    def known_by(self, generation_id: str | None) -> "Reminder":
+        """With the id that a span has."""
+        return replace(self, generation_id=generation_id)
+
     def span(self) -> dict[str, Any]:
         """What a span needs, should it never have been written."""
         hold = self.hold
-        return {
+        fields = {
             "tenant": self.tenant,
             "feature": self.feature,
             "month": self.month,
@@ -53,9 +57,11 @@ class Reminder:
             "admitted_at": hold.admitted_at,
             "model": hold.model,
             "hold_nanousd": hold.amount_nanousd,
+            "generation_id": self.generation_id,
             "outcome": "lost",
             "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
         }
+        return _known(fields)
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _headers(event: Mapping[str, Any]) -> dict[str, str]:
 def _query(event: Mapping[str, Any]) -> str:
     many = event.get("multiValueQueryStringParameters") or {}
     single = {name: [value] for name, value in (event.get("queryStringParameters") or {}).items()}
-    return urlencode({**single, **many}, doseq=True)
+    return urlencode({**single, **many}, doseq=True, errors="replace")
 
 
 @runtime_checkable

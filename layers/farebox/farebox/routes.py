@@ -6,7 +6,7 @@ from typing import Any
 from . import usage
 from .answers import KEY_REFUSED, upstream_error
 from .chat import parse
-from .errors import MethodNotAllowed, NotFound, Refusal
+from .errors import Malformed, MethodNotAllowed, NotFound, Refusal
 from .gate import Gate
 from .proxy import authenticate, chat, require_key
 from .quotes import quote
@@ -16,6 +16,7 @@ from .tenants import checked_name
 from .upstream import Lost, NotSent
 
 USAGE = "/api/usage/"
+MAX_QUERY_LENGTH = 8192
 
 
 def answer(gate: Gate, event: Mapping[str, Any], deadline: float) -> Response:
@@ -64,7 +65,9 @@ def _route(request: Request) -> Handler:
         raise NotFound(f"there is nothing at {request.path[:200]!r}; chat is at POST /api/v1/chat/completions")
     if request.method not in methods:
         allowed = ", ".join(methods)
-        raise MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method[:20]}", headers={"Allow": allowed})
+        raise MethodNotAllowed(
+            f"{request.path[:200]} takes {allowed}, not {request.method[:20]}", headers={"Allow": allowed}
+        )
     return methods[request.method]
 
 
@@ -75,6 +78,8 @@ def _health(gate: Gate, request: Request, deadline: float) -> Response:  # noqa:
 def _models(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
     """The catalogue as upstream tells it."""
     authenticate(gate.settings, request)
+    if len(request.query) > MAX_QUERY_LENGTH:
+        raise Malformed(f"the query is longer than {MAX_QUERY_LENGTH} characters")
     try:
         status, body = gate.upstream.get("/models", request.query)
     except (NotSent, Lost):

@@ -38,6 +38,13 @@ def _text(text: str) -> str:
     return text
 
 
+def _key(text: str) -> str:
+    """What cannot stand in a header would fail at every call, and hold its money. The text is not repeated."""
+    if not (text.isascii() and text.isprintable()):
+        raise SettingsError(" must be a key in one line, of printable ASCII characters")
+    return text
+
+
 def _usd(value: object) -> Decimal:
     usd = decimal_of(value)
     if usd is None or not 0 <= usd <= MAX_USD:
@@ -154,9 +161,9 @@ def _by(read: Callable[[str], Any]) -> dict[str, Callable[[str], Any]]:
 class Settings:
     """Every environment variable that Farebox reads, under its own name in small letters."""
 
-    farebox_gateway_key: str = field(metadata=_by(_text))
-    farebox_admin_key: str = field(metadata=_by(_text))
-    openrouter_api_key: str = field(default="", metadata=_by(_text))
+    farebox_gateway_key: str = field(metadata=_by(_key))
+    farebox_admin_key: str = field(metadata=_by(_key))
+    openrouter_api_key: str = field(default="", metadata=_by(_key))
     openrouter_base_url: str = field(default="https://openrouter.ai/api/v1", metadata=_by(_url))
     primary_model: str | None = field(default=None, metadata=_by(_text))
     default_daily_budget: Decimal = field(default=Decimal(10), metadata=_by(_usd))
@@ -176,6 +183,7 @@ class Settings:
     farebox_denied_models: list[str] = field(default_factory=list, metadata=_by(_rule("deny", _list)))
     farebox_downgrade_rules: list[Mapping[str, Any]] = field(default_factory=list, metadata=_by(_rule("downgrade")))
     farebox_server_tools_usd: Decimal | int = field(default=0, metadata=_by(_rule("server_tools")))
+    farebox_fail_open_usd: Decimal = field(default=Decimal(0), metadata=_by(_usd))
     farebox_attempt_timeout_s: int = field(default=300, metadata=_by(_whole(1, 900)))
     farebox_price_ttl_s: int = field(default=300, metadata=_by(_whole(1, 86_400)))
     farebox_call_deadline_s: int = field(default=890, metadata=_by(_whole(1, 900)))

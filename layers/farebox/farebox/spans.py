@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .admission import Admission
+from .ledger import Hold
 from .reminders import KEPT_DAYS, Reminder
 from .settlement import Settlement
 
 SHARDS = 4
 
 
-def key(admission: Admission) -> tuple[str, str]:
+def key(hold: Hold) -> tuple[str, str]:
     """Partition and sort key; both are known as soon as the hold is."""
-    hold = admission.hold
     hour = datetime.fromtimestamp(hold.admitted_at, UTC).strftime("%Y-%m-%dT%H")
     return f"SPANS#{hour}#{sum(hold.id.encode()) % SHARDS}", hold.id
 
@@ -56,7 +56,7 @@ def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> di
 def reminder(admission: Admission, settlement: Settlement) -> Reminder:
     """Of a lost call: to be found again without reading all spans."""
     return Reminder(
-        span_pk=key(admission)[0],
+        span_pk=key(admission.hold)[0],
         tenant=admission.call.tenant.name,
         feature=admission.call.caller.feature,
         month=admission.call.windows.month,

@@ -60,5 +60,5 @@ class Reader:
         if line.startswith(b"data:") and self._data_size + len(line) <= MAX_EVENT_BYTES:
             value = line[5:].removeprefix(b" ")
             self._data.append(value)
-            self._data_size += len(value)
+            self._data_size += len(value) + 1
         return None

@@ -1,8 +1,11 @@
 """DynamoDB: the ledger's three updates, cost spans, tenants. Translates, never decides.
 
     pk                      sk               item
-    TENANT#<tenant>         LEDGER#<month>   m, d01 .. d31 (committed nano-dollars), h_<id> (open holds), n (how many),
-                                             v (version), sm, s01 .. s31 (budget states that were told of)
+    TENANT#<tenant>         LEDGER#<month>   m, d01 .. d31 (committed nano-dollars), h_<id> (open holds, and marks of
+                                             some that have ended), n (how many are open), v (version), e_<id>
+                                             (estimates), sm, s01 .. s31 (budget states that were told of)
+    LEDGERS#<month>         <tenant>         such a ledger may have holds
+    SWEEP                   CURSOR           where the walk over the ledgers goes on
     TENANT#<tenant>         CONFIG           limits, time zone, rules, version
     SPANS#<hour>#<shard>    <hold id>        one call's cost span
     LOST                    <hold id>        a reminder of a call whose cost is not known yet
@@ -15,16 +18,17 @@ updates exactly-once: one write each, no transaction.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .aws import Item, from_dynamodb, to_dynamodb
 from .errors import StoreUnavailable
-from .ledger import MONTH, Ceilings, Hold, Ledger, Limits, No, lower, reserve, swap
+from .ledger import MONTH, Ceilings, Estimate, Hold, Ledger, Limits, No, lower, reserve, swap
 from .money import dumps, loads_exact
 from .rules import Rules, RulesError, rules_of
-from .tenants import Tenant
+from .tenants import DEFAULT, Tenant
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -52,6 +56,8 @@ class Store:
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
         self._table = table
+        self._repeated: set[str] = set()
+        """Holds whose reserve was sent more than once by this environment: few, and it lives for hours at most."""
 
     # The ledger.
 
@@ -81,37 +87,117 @@ class Store:
         names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#version": "v", "#count": "n"}
         update = "SET #hold = :hold, #version = :version ADD #month :amount, #day :amount, #count :one"
         try:
-            return self._update(tenant, month, update, conditions, names, values)
+            return self._update(tenant, month, update, conditions, names, values, makes=hold.id)
         except _ConditionFailed as e:
-            return _unchanged(ledger_of(e.item), hold, limits, ceilings)
+            before = ledger_of(e.item)
+            if hold.id in before.holds:
+                self._repeat(hold.id)
+            return _unchanged(before, hold, limits, ceilings)
 
     def swap(self, tenant: str, month: str, old: Hold, new: Hold, limits: Limits) -> Ledger | Refused:
         """End one hold and make another in its place if the difference fits, in one update; the ledger after it."""
         more = new.amount_nanousd - old.amount_nanousd
-        values: dict[str, Any] = {":new": _hold_item(new), ":more": more, ":version": limits.version}
-        conditions = ["attribute_exists(#old)", "attribute_not_exists(#new)", _IS_CURRENT]
+        values: dict[str, Any] = {
+            ":new": _hold_item(new),
+            ":more": more,
+            ":version": limits.version,
+            ":map": "M",
+        }
+        conditions = ["attribute_type(#old, :map)", "attribute_not_exists(#new)", _IS_CURRENT]
         if more > 0:
             most = limits.ceilings(more)
             values |= {":month_most": most.month_nanousd, ":day_most": most.day_nanousd}
             conditions += [_HAS_ROOM]
         names = {"#old": f"h_{old.id}", "#new": f"h_{new.id}", "#day": _day(new.day), "#month": "m", "#version": "v"}
         update = "SET #new = :new, #version = :version REMOVE #old ADD #month :more, #day :more"
+        if old.id in self._repeated:
+            update = "SET #new = :new, #version = :version, #old = :until ADD #month :more, #day :more"
+            values[":until"] = old.expires_at
         try:
-            return self._update(tenant, month, update, conditions, names, values)
+            return self._update(tenant, month, update, conditions, names, values, makes=new.id)
         except _ConditionFailed as e:
             before = ledger_of(e.item)
+            if new.id in before.holds:
+                self._repeat(new.id)
             result = swap(before, old, new, limits)
             return Refused(result, before) if isinstance(result, No) else before
 
-    def settle(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger:
-        """End a hold at its cost, in one update; the ledger after it. A hold that has ended already is left alone."""
+    def settle(
+        self,
+        tenant: str,
+        month: str,
+        hold: Hold,
+        cost_nanousd: int,
+        *,
+        is_estimated: bool = False,
+        leaves_mark: bool = False,
+    ) -> Ledger:
+        """End a hold at its cost, in one update; the ledger after it. A hold that has ended already is left alone.
+
+        What is estimated is noted beside it, so that it can be corrected. Where a copy of the reserve may still be on
+        its way the hold leaves a mark, which keeps that copy from holding again; who has not made the hold cannot know.
+        """
         names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#count": "n"}
-        values = {":change": cost_nanousd - hold.amount_nanousd, ":less": -1}
-        update = "REMOVE #hold ADD #month :change, #day :change, #count :less"
+        values: dict[str, Any] = {":change": cost_nanousd - hold.amount_nanousd, ":less": -1, ":map": "M"}
+        sets, removes = [], ["#hold"]
+        if leaves_mark or hold.id in self._repeated:
+            sets, removes = ["#hold = :until"], []
+            values[":until"] = hold.expires_at
+        if is_estimated:
+            sets.append("#estimate = :estimate")
+            names["#estimate"] = f"e_{hold.id}"
+            values[":estimate"] = {"a": cost_nanousd, "d": hold.day}
+        changes = [f"SET {', '.join(sets)}"] if sets else []
+        changes += [f"REMOVE {', '.join(removes)}"] if removes else []
+        update = " ".join((*changes, "ADD #month :change, #day :change, #count :less"))
         try:
-            return self._update(tenant, month, update, ["attribute_exists(#hold)"], names, values)
+            return self._update(tenant, month, update, [_IS_HELD], names, values)
+        except _ConditionFailed as e:
+            after = ledger_of(e.item)
+        if hold.id in self._repeated and hold.id not in after.ended:
+            self._mark_ended(tenant, month, hold)
+        return after
+
+    def _mark_ended(self, tenant: str, month: str, hold: Hold) -> None:
+        """A hold that was not made may still be: the mark takes its place."""
+        with suppress(_ConditionFailed):
+            names, values = {"#hold": f"h_{hold.id}"}, {":until": hold.expires_at}
+            self._update(tenant, month, "SET #hold = :until", ["attribute_not_exists(#hold)"], names, values)
+
+    def note(self, tenant: str, month: str, hold_id: str, generation_id: str) -> None:
+        """Put the generation's id into a hold, if that has not ended."""
+        names, values = {"#hold": f"h_{hold_id}", "#id": "g"}, {":id": generation_id, ":map": "M"}
+        with suppress(_ConditionFailed):
+            self._update(tenant, month, "SET #hold.#id = :id", [_IS_HELD], names, values)
+
+    def correct(self, tenant: str, month: str, hold_id: str, cost_nanousd: int | None) -> Ledger:
+        """Put the true cost in the place of an estimate, once; None leaves the estimate as the last word."""
+        estimate = self.ledger(tenant, month).estimates.get(hold_id)
+        if estimate is None:
+            return self.ledger(tenant, month)
+        change = 0 if cost_nanousd is None else cost_nanousd - estimate.amount_nanousd
+        names = {"#estimate": f"e_{hold_id}", "#day": _day(estimate.day), "#month": "m"}
+        update = "REMOVE #estimate ADD #month :change, #day :change"
+        try:
+            return self._update(tenant, month, update, ["attribute_exists(#estimate)"], names, {":change": change})
         except _ConditionFailed as e:
             return ledger_of(e.item)
+
+    def book(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger:
+        """Spend without a hold, once: the mark of an ended one is its name."""
+        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m"}
+        values = {":cost": cost_nanousd, ":until": hold.expires_at}
+        update = "SET #hold = :until ADD #month :cost, #day :cost"
+        try:
+            return self._update(tenant, month, update, ["attribute_not_exists(#hold)"], names, values)
+        except _ConditionFailed as e:
+            return ledger_of(e.item)
+
+    def unmark(self, tenant: str, month: str, hold_id: str) -> None:
+        """Take away the mark of a hold that has ended: no copy of its reserve is so old."""
+        names, values = {"#hold": f"h_{hold_id}"}, {":map": "M"}
+        with suppress(_ConditionFailed):
+            self._update(tenant, month, "REMOVE #hold", [f"attribute_exists(#hold) AND NOT {_IS_HELD}"], names, values)
 
     def _update(
         self,
@@ -121,10 +207,37 @@ class Store:
         conditions: Sequence[str],
         names: Mapping[str, str],
         values: Item,
+        *,
+        makes: str | None = None,
     ) -> Ledger:
-        """Change a ledger on conditions; the ledger after it. Raises _ConditionFailed with the one before."""
+        """Change a ledger on conditions; the ledger after it. Raises _ConditionFailed with the one before.
+
+        `makes` is the hold that this makes: where the request was repeated, or not answered, a copy may come late.
+        """
+        try:
+            answer = self._update_item(tenant, month, update, conditions, names, values)
+        except StoreError:
+            self._repeat(makes)
+            raise
+        if answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0:
+            self._repeat(makes)
+        return ledger_of(from_dynamodb(_attributes(answer)))
+
+    def _repeat(self, makes: str | None) -> None:
+        if makes is not None:
+            self._repeated.add(makes)
+
+    def _update_item(
+        self,
+        tenant: str,
+        month: str,
+        update: str,
+        conditions: Sequence[str],
+        names: Mapping[str, str],
+        values: Item,
+    ) -> Mapping[str, Any]:
         with _answered():
-            answer = self._client.update_item(
+            return self._client.update_item(
                 TableName=self._table,
                 Key=_ledger_key(tenant, month),
                 UpdateExpression=update,
@@ -134,7 +247,6 @@ class Store:
                 ReturnValues="ALL_NEW",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        return ledger_of(from_dynamodb(_attributes(answer)))
 
     # Budget states.
 
@@ -172,7 +284,69 @@ class Store:
         """A tenant's month; an empty one when nothing was called yet."""
         return ledger_of(self._get(_ledger_key(tenant, month)))
 
+    # Where holds may be: every ledger is registered before its first hold is made.
+
+    def register(self, tenant: str, month: str) -> None:
+        """A tenant has a ledger of a month."""
+        with _answered():
+            self._client.put_item(
+                TableName=self._table,
+                Item=to_dynamodb({"pk": f"LEDGERS#{month}", "sk": tenant, "ttl": _months_end(month)}),
+            )
+
+    def registered(self, month: str, after: str) -> Iterator[str]:
+        """The tenants with a ledger of a month, in order, behind a name."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="pk = :pk AND sk > :after",
+            ExpressionAttributeValues=to_dynamodb({":pk": f"LEDGERS#{month}", ":after": after or " "}),
+            ConsistentRead=True,
+        )
+        with _answered():
+            for page in pages:
+                if "Items" not in page:
+                    raise StoreError("a query was answered without items")
+                yield from (str(from_dynamodb(item)["sk"]) for item in page["Items"])
+
+    def cursor(self) -> str:
+        """Where the last walk over the ledgers stopped; empty at the beginning."""
+        return str(self._get({"pk": {"S": "SWEEP"}, "sk": {"S": "CURSOR"}}).get("at", ""))
+
+    def move_cursor(self, at: str) -> None:
+        """The next walk begins behind this."""
+        with _answered():
+            self._client.put_item(TableName=self._table, Item=to_dynamodb({"pk": "SWEEP", "sk": "CURSOR", "at": at}))
+
     # Spans.
+
+    def span(self, pk: str, sk: str) -> Item:
+        """One span, read consistently; empty when it was not written."""
+        return self._get({"pk": {"S": pk}, "sk": {"S": sk}})
+
+    def correct_span(self, pk: str, sk: str, cost_nanousd: int | None) -> int | None:
+        """Put the true cost into a span that was estimated; None leaves the estimate as the last word.
+
+        What the last word is: the first one stands, and the ledger follows it.
+        """
+        update, values = "SET estimated_nanousd = cost_nanousd", dict[str, Any]({":yes": True})
+        if cost_nanousd is not None:
+            update += ", cost_nanousd = :cost, is_estimated = :no"
+            values |= {":cost": cost_nanousd, ":no": False}
+        try:
+            with _answered():
+                answer = self._client.update_item(
+                    TableName=self._table,
+                    Key={"pk": {"S": pk}, "sk": {"S": sk}},
+                    UpdateExpression=update,
+                    ConditionExpression="is_estimated = :yes AND attribute_not_exists(estimated_nanousd)",
+                    ExpressionAttributeValues=to_dynamodb(values),
+                    ReturnValues="ALL_NEW",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            span: Item = from_dynamodb(_attributes(answer))
+        except _ConditionFailed as e:
+            span = e.item
+        return None if span.get("is_estimated", True) else int(span["cost_nanousd"])
 
     def put_span(self, pk: str, sk: str, span: Item) -> None:
         """Write a cost span, once: what is there already came from this call or from whoever settled it instead."""
@@ -222,6 +396,17 @@ class Store:
     def reminders(self) -> Iterator[Item]:
         """All lost calls, oldest first: hold ids sort by time."""
         return self.spans(LOST)
+
+    def look_again(self, hold_id: str, at: int) -> None:
+        """An estimate may still be corrected: not before this moment."""
+        with suppress(_ConditionFailed), _answered():
+            self._client.update_item(
+                TableName=self._table,
+                Key={"pk": {"S": LOST}, "sk": {"S": hold_id}},
+                UpdateExpression="SET look_at = :at",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues=to_dynamodb({":at": at}),
+            )
 
     def forget(self, hold_id: str) -> None:
         """A lost call has been resolved."""
@@ -310,6 +495,8 @@ def refusal(error: StoreError) -> StoreUnavailable:
 # Translation.
 
 
+# The hold is there: its mark, once it has ended, is a number.
+_IS_HELD = "attribute_type(#hold, :map)"
 # The limits were not changed since they were read.
 _IS_CURRENT = "(attribute_not_exists(#version) OR #version <= :version)"
 # Conditions cannot add, so the most that may be committed before is computed here: the limit less the hold.
@@ -329,7 +516,8 @@ def _unchanged(before: Ledger, hold: Hold, limits: Limits, ceilings: Ceilings | 
 
 def ledger_of(item: Item) -> Ledger:
     """A ledger item to its value."""
-    holds = [_hold(name[2:], value) for name, value in item.items() if name.startswith("h_")]
+    held = {name[2:]: value for name, value in item.items() if name.startswith("h_")}
+    holds = [_hold(id_, value) for id_, value in held.items() if isinstance(value, Mapping)]
     days = {int(name[1:]): int(value) for name, value in item.items() if name[0] == "d" and name[1:].isdigit()}
     states = {_window(name): str(value) for name, value in item.items() if name == "sm" or _is_day_state(name)}
     return Ledger(
@@ -338,6 +526,10 @@ def ledger_of(item: Item) -> Ledger:
         holds={hold.id: hold for hold in holds},
         version=int(item["v"]) if "v" in item else None,
         states=states,
+        estimates={
+            name[2:]: Estimate(int(value["a"]), int(value["d"])) for name, value in item.items() if name[:2] == "e_"
+        },
+        ended={id_: value for id_, value in held.items() if isinstance(value, int)},
     )
 
 
@@ -362,15 +554,31 @@ def _hold_item(hold: Hold) -> dict[str, Any]:
         "t": hold.admitted_at,
         "x": hold.expires_at,
         "o": hold.model,
+        **({} if hold.feature == DEFAULT else {"f": hold.feature}),
     }
 
 
 def _hold(id_: str, item: Item) -> Hold:
-    return Hold(id_, int(item["a"]), int(item["d"]), int(item["t"]), int(item["x"]), str(item["o"]))
+    return Hold(
+        id_,
+        int(item["a"]),
+        int(item["d"]),
+        int(item["t"]),
+        int(item["x"]),
+        str(item["o"]),
+        str(item.get("f", DEFAULT)),
+        item.get("g"),
+    )
 
 
 def _ledger_key(tenant: str, month: str) -> dict[str, Any]:
     return {"pk": {"S": f"TENANT#{tenant}"}, "sk": {"S": f"LEDGER#{month}"}}
+
+
+def _months_end(month: str) -> int:
+    """Epoch seconds, three months after a month began: its holds have ended long before."""
+    began = datetime.fromisoformat(f"{month}-01T00:00:00+00:00")
+    return int(began.timestamp()) + 92 * 86_400
 
 
 def _day(day: int) -> str:

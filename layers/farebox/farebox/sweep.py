@@ -1,27 +1,38 @@
-"""Calls whose cost was not known when they ended: the true cost is asked for, and their holds end.
+"""Ends what calls have left open: holds of calls whose cost was not known, or whose function has died.
 
+    the span has a cost                   the hold ends at it: only that was missing
     /generation knows the cost            booked at it
     it does not (yet), the hold is young  tried again in the next run: the record may take minutes
     it does not, the hold has expired     booked at the full hold, marked as estimated: what may have been spent is
                                           never released
+    it does after all, within a day       the estimate is corrected, once
 
-Each step may be repeated, by a run after a crash or by two runs at once: the span's cost is written once, the hold ends
-once, and only then the reminder goes.
+Lost calls are found by their reminders, and the holds of functions that died by a walk over all ledgers that may have
+any. Each step may be repeated, by a run after a crash or by two runs at once: the span's cost is written once, the hold
+ends once, an estimate is corrected once, and only then the reminder goes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
+from . import spans
 from .directory import Directory
+from .ledger import Ledger, expired
 from .reminders import Reminder
 from .settlement import cost_of_generation, object_of
 from .store import Store, StoreError
 from .telemetry import Telemetry
 from .upstream import Lost, NotSent, Upstream
 from .watch import Watch
+
+CORRECTED_FOR_S = 86_400
+"""So long after a call its estimate may be corrected; a day after it OpenRouter's record would have come."""
+MAX_LEDGERS = 500
+"""Of one walk: the next run goes on where it stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,10 @@ class Sweeper:
     telemetry: Telemetry
     now: Callable[[], datetime]
 
+    @property
+    def seconds(self) -> int:
+        return int(self.now().timestamp())
+
 
 def sweep(sweeper: Sweeper, has_time: Callable[[], bool]) -> dict[str, int]:
     """Resolve what can be resolved, oldest first, while there is time; how many ended which way.
@@ -42,27 +57,42 @@ def sweep(sweeper: Sweeper, has_time: Callable[[], bool]) -> dict[str, int]:
     A call that the store fails for does not keep the others waiting; its error is raised at the end, so that the run
     counts as failed. Raises StoreError.
     """
-    counts = {"booked": 0, "estimated": 0, "waiting": 0}
+    counts = {"booked": 0, "estimated": 0, "corrected": 0, "waiting": 0}
     failed: StoreError | None = None
-    for item in sweeper.store.reminders():
-        if not has_time():
-            break
-        try:
-            counts[_resolve(sweeper, Reminder.of(item))] += 1
-        except StoreError as e:
-            sweeper.telemetry.failure("not resolved", {"hold": item["sk"]})
-            failed = e
+    for work in (_reminded(sweeper), _walked(sweeper)):
+        for hold_id, resolve in work:
+            if not has_time():
+                break
+            try:
+                counts[resolve()] += 1
+            except StoreError as e:
+                sweeper.telemetry.failure("not resolved", {"hold": hold_id})
+                failed = e
     if failed is not None:
         raise failed
     return counts
 
 
-def _resolve(sweeper: Sweeper, reminder: Reminder) -> str:
+Work = Iterable[tuple[str, Callable[[], str]]]
+
+
+def _reminded(sweeper: Sweeper) -> Work:
+    """Lost calls, oldest first."""
+    for item in sweeper.store.reminders():
+        reminder = Reminder.of(item)
+        if "look_at" in item:
+            if item["look_at"] <= sweeper.seconds:
+                yield reminder.hold.id, partial(_corrected, sweeper, reminder)
+        else:
+            yield reminder.hold.id, partial(_resolved, sweeper, reminder)
+
+
+def _resolved(sweeper: Sweeper, reminder: Reminder) -> str:
     hold = reminder.hold
     found = reminder.cost_nanousd
     if found is None:
         found = _true_cost(sweeper.upstream, reminder.generation_id)
-    if found is None and sweeper.now().timestamp() < hold.expires_at:
+    if found is None and sweeper.seconds < hold.expires_at:
         return "waiting"
     # A run before this one may have written the cost and then died: its word stands.
     cost, is_estimated = sweeper.store.resolve_span(
@@ -72,19 +102,121 @@ def _resolve(sweeper: Sweeper, reminder: Reminder) -> str:
         is_estimated=found is None,
         known=reminder.span(),
     )
-    ledger = sweeper.store.settle(reminder.tenant, reminder.month, hold, cost)
+    can_be_corrected = is_estimated and reminder.generation_id is not None and hold.amount_nanousd > 0
+    if can_be_corrected:
+        # Before the hold ends: an estimate that nobody looks at again would be the last word.
+        sweeper.store.remind(hold.id, reminder.item())
+        sweeper.store.look_again(hold.id, _next_look(hold.admitted_at, sweeper.seconds))
+    ledger = sweeper.store.settle(
+        reminder.tenant,
+        reminder.month,
+        hold,
+        cost,
+        is_estimated=can_be_corrected,
+        leaves_mark=sweeper.seconds < hold.expires_at,
+    )
+    _look(sweeper, reminder, ledger)
+    outcome = "estimated" if is_estimated else "booked"
+    _tell(sweeper, reminder, cost, outcome)
+    if not can_be_corrected:
+        sweeper.store.forget(hold.id)
+    return outcome
+
+
+def _corrected(sweeper: Sweeper, reminder: Reminder) -> str:
+    """Look once more for the cost of a call that was estimated."""
+    hold = reminder.hold
+    found = _true_cost(sweeper.upstream, reminder.generation_id)
+    if found is None and sweeper.seconds < hold.admitted_at + CORRECTED_FOR_S:
+        sweeper.store.look_again(hold.id, _next_look(hold.admitted_at, sweeper.seconds))
+        return "waiting"
+    # A run before this one may have spoken the last word in the span and then died: it stands.
+    found = sweeper.store.correct_span(reminder.span_pk, hold.id, found)
+    ledger = sweeper.store.correct(reminder.tenant, reminder.month, hold.id, found)
+    _look(sweeper, reminder, ledger)
+    outcome = "estimated" if found is None else "corrected"
+    _tell(sweeper, reminder, hold.amount_nanousd if found is None else found, outcome)
+    sweeper.store.forget(hold.id)
+    return outcome
+
+
+def _next_look(admitted_at: int, now: int) -> int:
+    """Twice as late after the call each time."""
+    return now + max(60, now - admitted_at)
+
+
+def _look(sweeper: Sweeper, reminder: Reminder, ledger: Ledger) -> None:
+    """Tell of a budget state that this has changed."""
     tenant, _ = sweeper.directory.at(reminder.tenant, sweeper.now())
     if ledger.is_ahead_of(tenant.limits):
         sweeper.directory.forget(reminder.tenant)  # its limits were changed since a warm sweep has read them
         tenant, _ = sweeper.directory.at(reminder.tenant, sweeper.now())
-    sweeper.watch.look(tenant, reminder.month, hold.day, ledger)
-    outcome = "estimated" if is_estimated else "booked"
+    sweeper.watch.look(tenant, reminder.month, reminder.hold.day, ledger)
+
+
+def _tell(sweeper: Sweeper, reminder: Reminder, cost: int, outcome: str) -> None:
+    hold = reminder.hold
     facts = {"tenant": reminder.tenant, "hold": hold.id, "hold_nanousd": hold.amount_nanousd, "cost_nanousd": cost}
     sweeper.telemetry.resolved({**facts, "outcome": outcome})
     if cost > hold.amount_nanousd:
         sweeper.telemetry.overrun(facts)
-    sweeper.store.forget(hold.id)
-    return outcome
+
+
+# The walk.
+
+
+def _walked(sweeper: Sweeper) -> Work:
+    """Expired holds in all ledgers that may have any, tenant by tenant, from where the last walk has stopped."""
+    begin = sweeper.store.cursor()
+    for seen, (month, tenant) in enumerate(_ledgers(sweeper, begin), start=1):
+        yield from _left_open(sweeper, month, tenant)
+        if seen >= MAX_LEDGERS:
+            sweeper.store.move_cursor(f"{month}#{tenant}")
+            return
+    if begin:
+        sweeper.store.move_cursor("")
+
+
+def _left_open(sweeper: Sweeper, month: str, tenant: str) -> Work:
+    """Expired holds of one ledger, its old marks being taken away; one that does not answer keeps no other waiting."""
+    try:
+        ledger = sweeper.store.ledger(tenant, month)
+        for hold_id, until in ledger.ended.items():
+            if until <= sweeper.seconds:
+                sweeper.store.unmark(tenant, month, hold_id)
+    except StoreError as e:
+        yield f"{tenant} {month}", partial(_failed, e)
+        return
+    for hold in expired(ledger, sweeper.seconds):
+        reminder = Reminder(spans.key(hold)[0], tenant, hold.feature, month, hold, hold.generation_id)
+        yield hold.id, partial(_found, sweeper, reminder)
+
+
+def _failed(error: StoreError) -> str:
+    raise error
+
+
+def _ledgers(sweeper: Sweeper, begin: str) -> Iterable[tuple[str, str]]:
+    """Month and tenant, in order, behind a place: of this month in any time zone, and the one before."""
+    now = sweeper.now()
+    days = (now.replace(day=1) - timedelta(days=2), now - timedelta(days=1), now, now + timedelta(days=1))
+    after_month, _, after_tenant = begin.partition("#")
+    for month in sorted({f"{day.year:04}-{day.month:02}" for day in days}):
+        if month >= after_month:
+            after = after_tenant if month == after_month else ""
+            yield from ((month, tenant) for tenant in sweeper.store.registered(month, after))
+
+
+def _found(sweeper: Sweeper, reminder: Reminder) -> str:
+    """A hold that nobody has ended: by its span, or as any lost call."""
+    span = sweeper.store.span(reminder.span_pk, reminder.hold.id)
+    if "cost_nanousd" in span and not span.get("is_estimated", False):
+        ledger = sweeper.store.settle(reminder.tenant, reminder.month, reminder.hold, int(span["cost_nanousd"]))
+        _look(sweeper, reminder, ledger)
+        _tell(sweeper, reminder, int(span["cost_nanousd"]), "booked")
+        return "booked"
+    known = reminder if reminder.generation_id else reminder.known_by(span.get("generation_id"))
+    return _resolved(sweeper, known)
 
 
 def _true_cost(upstream: Upstream, generation_id: str | None) -> int | None:

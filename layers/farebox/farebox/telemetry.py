@@ -40,6 +40,10 @@ class Telemetry:
         """A rule or a chain names a model that has no price (any more), and goes on without it."""
         self._logger.warning("dropped", extra=dict(fields))
 
+    def journal(self, fields: Mapping[str, Any]) -> None:
+        """A call that was let through without the ledger: this line is its record until it is booked."""
+        self._logger.error("journal", extra=dict(fields))
+
     def overrun(self, fields: Mapping[str, Any]) -> None:
         """A call that cost more than was held for it: the bound was not one, which must be looked into."""
         self._logger.error("overrun", extra=dict(fields))

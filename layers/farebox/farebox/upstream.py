@@ -11,6 +11,10 @@ GET_TIMEOUT_S = 10
 STREAM_SILENCE_S = 60
 """OpenRouter sends comments while a model works, so a stream that is silent this long is dead."""
 MAX_ERROR_BYTES = 256 * 1024
+MAX_STREAM_BYTES = 200 * 1024 * 1024
+"""Lambda streams no more."""
+MAX_WHOLE_BYTES = 32 * 1024 * 1024
+"""Of what is kept until it is whole: a plain answer, prices. Both have less than a tenth of that."""
 
 FORWARDED = ("http-referer", "x-title", "x-openrouter-title", "x-openrouter-categories", "x-openrouter-metadata")
 """Headers of the client that go upstream: attribution, and metadata in the answer. Everything else stays here."""
@@ -81,7 +85,7 @@ class Upstream:
         if left <= 0:
             raise NotSent("no time is left")
         silence = min(STREAM_SILENCE_S, left / 4, patience_s) if stream else min(left / 2, patience_s)
-        forwarded = {name: value for name in FORWARDED if is_plain(value := headers.get(name, ""))}
+        forwarded = {name: value for name in FORWARDED if is_plain(value := headers.get(name, "").strip())}
         request = self._client.build_request(
             "POST",
             f"{self._base_url}/chat/completions",
@@ -96,26 +100,30 @@ class Upstream:
         except httpx.TransportError as e:
             raise _lost(e) from e
         last_read = deadline - silence if stream else min(deadline - silence, now + patience_s)
-        chunks = self._body(response, last_read)
+        chunks = self._body(response, last_read, MAX_STREAM_BYTES if stream else MAX_WHOLE_BYTES)
         return Answer(response.status_code, response.headers, chunks, response.close)
 
     def get(self, path: str, query: str = "") -> tuple[int, bytes]:
         """A small answer, whole. Raises NotSent or Lost."""
         url = f"{self._base_url}{path}" + (f"?{query}" if query else "")
+        timeout = httpx.Timeout(GET_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
-            response = self._client.get(
-                url, headers=self._headers, timeout=httpx.Timeout(GET_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-            )
+            with self._client.stream("GET", url, headers=self._headers, timeout=timeout) as response:
+                body = b"".join(self._body(response, math.inf, MAX_WHOLE_BYTES))
         except httpx.ConnectError as e:
             raise NotSent(type(e).__name__) from e
         except (httpx.TransportError, httpx.DecodingError) as e:
             raise _lost(e) from e
-        return response.status_code, response.content
+        return response.status_code, body
 
-    def _body(self, response: httpx.Response, last_read: float) -> Iterator[bytes]:
+    def _body(self, response: httpx.Response, last_read: float, most: int) -> Iterator[bytes]:
         """Chunks as they arrive. White space without end trips no read time-out, so the clock is looked at too."""
+        size = 0
         try:
             for chunk in response.iter_bytes():
+                size += len(chunk)
+                if size > most:
+                    raise Lost(CUT)
                 yield chunk
                 if self._monotonic() > last_read:
                     raise Lost(TIMEOUT)
