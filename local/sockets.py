@@ -187,7 +187,12 @@ class _Connection(BaseHTTPRequestHandler):
         """No access log."""
 
     def _read_body(self) -> bytes:
-        coding = self.headers.get("transfer-encoding")
+        if self.headers.defects or self.headers.get_payload():
+            raise Refusal(400, "a header line that is none")
+        if any("\n" in value or "\r" in value or "\0" in value for value in self.headers.values()):
+            raise Refusal(400, "a header value with a line break")
+        codings = self.headers.get_all("transfer-encoding", [])
+        coding = ", ".join(codings) if codings else None
         lengths = set(self.headers.get_all("content-length", []))
         if coding is not None:
             if lengths:
@@ -203,7 +208,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _read_sized(self, lengths: set[str]) -> bytes:
         text = lengths.pop().strip()
-        if lengths or not (text.isascii() and text.isdigit()):
+        if lengths or not (text.isascii() and text.isdigit() and len(text) < 20):
             raise Refusal(400, "invalid content-length")
         self._check_size(int(text))
         self._continue()

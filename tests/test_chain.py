@@ -169,7 +169,7 @@ def test_the_cost_of_a_lost_attempt_is_found_out_later_while_the_second_is_booke
     gate, simulator = opened.door.gate, opened.simulator
     sweeper = Sweeper(gate.store, gate.desk.directory, gate.desk.watch, gate.upstream, gate.telemetry, lambda: NOON)
     assert books(opened.door)[1] > 0
-    assert sweep(sweeper, lambda: True) == {"booked": 1, "estimated": 0, "waiting": 0}
+    assert sweep(sweeper, lambda: True) == {"booked": 1, "estimated": 0, "corrected": 0, "waiting": 0}
     assert books(opened.door) == (simulator.billed_nanousd, 0)
     assert sum(span["cost_nanousd"] for span in opened.spans()) == simulator.billed_nanousd
 
