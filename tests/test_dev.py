@@ -160,6 +160,19 @@ WRONG = {
     "a default that is no number": ({"DEFAULT_MONTHLY_BUDGET": "lots"}, "DEFAULT_MONTHLY_BUDGET: must be US dollars"),
     "a budget of NaN": ({"DEFAULT_DAILY_BUDGET": "NaN"}, "DEFAULT_DAILY_BUDGET: must be US dollars"),
     "an unknown time zone": ({"FAREBOX_TIME_ZONE": "Mars/Olympus"}, "FAREBOX_TIME_ZONE must be a zone like"),
+    "downgrade rules that lead in a circle": (
+        {"FAREBOX_DOWNGRADE_RULES": '[{"from": "sim/ok", "to": "sim/cent"}, {"from": "sim/cent", "to": "sim/ok"}]'},
+        "FAREBOX_DOWNGRADE_RULES: the rules lead in a circle: sim/cent -> sim/ok -> sim/cent",
+    ),
+    "a downgrade to a model without a price": (
+        {"FAREBOX_DOWNGRADE_RULES": '[{"from": "*", "to": "no/such"}]'},
+        "FALLBACK_MODEL_CHAIN or FAREBOX_DOWNGRADE_RULES: no/such is not in the catalogue",
+    ),
+    "a fallback of a tenant without a price": (
+        {"TENANT_BUDGETS": '{"acme": {"fallback": ["sim/ok", "no/such"]}}'},
+        "TENANT_BUDGETS[acme]: no/such is not in the catalogue",
+    ),
+    "a primary model without a price": ({"PRIMARY_MODEL": "no/such"}, "PRIMARY_MODEL: no/such is not in the catalogue"),
     "an upstream that is no URL": ({"OPENROUTER_BASE_URL": "openrouter.ai"}, "OPENROUTER_BASE_URL must be a URL like"),
 }
 
