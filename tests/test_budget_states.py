@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from farebox.ledger import Limits
-from farebox.states import KEPT_DAYS
+from farebox.reminders import KEPT_DAYS
 from local.simulator import Simulator
 from tests.bank import DAY, MONTH, NOW, Bank, MakeBank, bank_maker, cent
 from tests.conftest import MakeDoor

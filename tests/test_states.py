@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farebox.ledger import MONTH, Hold, Ledger, Limits, No, reserve, settle
+from farebox.reminders import KEPT_DAYS
 from farebox.rules import Downgrade, Rules
-from farebox.states import KEPT_DAYS, ORDER, Change, State, changes, is_degraded, shown, state
+from farebox.states import ORDER, Change, State, changes, is_degraded, shown, state
 from farebox.tenants import Tenant
 
 PERIOD, DAY = "2026-11", 23

@@ -13,11 +13,11 @@ Reading order, which is also the import order (each module imports only from tho
     ledger      one tenant's month: reserve, swap and settle as pure functions, spent and held derived
     rules       a tenant's rules: models, downgrades, fallbacks, caps
     tenants     names, limits, and the windows of a moment in a tenant's time zone
+    reminders   of lost calls
     states      budget states of a window, and their changes, each told once
     candidates  where a call could go: asked for, cheaper, behind it
     offers      which of them to hold, and with how much output, given what is left
     sse         server-sent events out of bytes
-    reminders   of lost calls
     settlement  what an answer from upstream means for the money
     routing     what it means for the next attempt, and for the model's circuit
     settings    environment variables, checked

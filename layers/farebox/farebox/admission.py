@@ -100,6 +100,7 @@ def admit(
     `cheaper` models are priced only where what was asked for is not simply held. Raises BudgetExhausted, BudgetHeld,
     RequestTooExpensive, TooManyInFlight, StaleTenant, StoreError.
     """
+    desk.directory.register(call.tenant.name, call.windows.month)
     others: Sequence[Candidate] | None = None
     waits, tries = iter(WAITS_S if may_wait else ()), 0
     while tries < TRIES:
@@ -109,9 +110,13 @@ def admit(
             others = cheaper() if others is None else others
             found = offer(asked, others, call.tenant, call.windows.day, ledger, desk.thrift)
         if isinstance(found, Shortfall):
-            refusal = _refusal(desk, call, ledger or Ledger(), found, is_first=attempt == 1)
-            if not isinstance(refusal, BudgetHeld) or (wait_s := next(waits, None)) is None:
-                raise refusal
+            refused = refusal(call, found, ledger or Ledger())
+            if isinstance(refused, BudgetExhausted) and attempt == 1:
+                # A window stops at a refusal of the call, not at one of a model that was to stand in.
+                window = str(refused.facts["window"])
+                desk.watch.look(call.tenant, call.windows.month, call.windows.day, ledger or Ledger(), refused=window)
+            if not isinstance(refused, BudgetHeld) or (wait_s := next(waits, None)) is None:
+                raise refused
             desk.sleep(wait_s)
             ledger = desk.store.ledger(call.tenant.name, call.windows.month)
             if ledger.is_ahead_of(call.tenant.limits):
@@ -126,7 +131,7 @@ def admit(
         if result.why is No.STALE_LIMITS:
             raise StaleTenant
         if result.why is No.TOO_MANY:
-            raise too_many(call, ledger)
+            raise refusal(call, No.TOO_MANY, ledger)
     raise BudgetHeld(
         f"too many calls of tenant {call.tenant.name} at the same moment; try again in 1 s",
         facts={"scope": "tenant", "tenant": call.tenant.name},
@@ -181,18 +186,17 @@ def _reserved(store: Store, call: Call, hold: Hold, found: Offer) -> Ledger | Re
 # Refusals.
 
 
-def _refusal(desk: Desk, call: Call, ledger: Ledger, found: Shortfall, *, is_first: bool) -> Refusal:
-    """A window stops at a refusal of the call, not at one of a model that was to stand in."""
-    tenant, windows = call.tenant, call.windows
+def refusal(call: Call, found: Shortfall | No, ledger: Ledger) -> Refusal:
+    """Why nothing is held, given what is left."""
+    if isinstance(found, No):
+        return _too_many(call, ledger)
     if found.is_above_cap:
-        return too_expensive(tenant, found.needed_nanousd)
-    short = shortage(ledger, windows.day, tenant.limits, found.needed_nanousd)
-    if not short.is_held and is_first:
-        desk.watch.look(tenant, windows.month, windows.day, ledger, refused=short.window)
-    return short_of_money(tenant, windows, ledger, short, found.needed_nanousd, call.at)
+        return _too_expensive(call.tenant, found.needed_nanousd)
+    short = shortage(ledger, call.windows.day, call.tenant.limits, found.needed_nanousd)
+    return _short_of_money(call.tenant, call.windows, ledger, short, found.needed_nanousd, call.at)
 
 
-def too_expensive(tenant: Tenant, needed: int) -> RequestTooExpensive:
+def _too_expensive(tenant: Tenant, needed: int) -> RequestTooExpensive:
     """Above the tenant's cap for one request, however short the answer."""
     cap = tenant.rules.request_nanousd or 0
     return RequestTooExpensive(
@@ -208,7 +212,7 @@ def too_expensive(tenant: Tenant, needed: int) -> RequestTooExpensive:
     )
 
 
-def too_many(call: Call, ledger: Ledger) -> TooManyInFlight:
+def _too_many(call: Call, ledger: Ledger) -> TooManyInFlight:
     """As many calls are in flight as the tenant may have."""
     wait_s = retry_after_s(ledger, int(call.at.timestamp()))
     return TooManyInFlight(
@@ -219,7 +223,7 @@ def too_many(call: Call, ledger: Ledger) -> TooManyInFlight:
     )
 
 
-def short_of_money(
+def _short_of_money(
     tenant: Tenant, windows: Windows, ledger: Ledger, short: Shortage, needed: int, now: datetime
 ) -> BudgetHeld | BudgetExhausted:
     """Which window does not pay, and what the client can do about it."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from . import spans
 from .admission import TRIES, Admission, Desk, hold_for
 from .candidates import Candidate
-from .ledger import Hold, Ledger, No
+from .ledger import Ledger, No, settle
 from .offers import Shortfall, offer
 from .outage import Outage
 from .settlement import Outcome, Receipt, Settlement
@@ -99,7 +99,7 @@ class Books:
         """
         call, ledger = admission.call, admission.ledger
         for _ in range(TRIES):
-            left = _without(ledger, admission.hold)
+            left = settle(ledger, admission.hold, 0)
             found = offer(candidate, (), call.tenant, admission.hold.day, left, desk.thrift)
             if isinstance(found, Shortfall):
                 return None
@@ -135,18 +135,3 @@ class Books:
         """A hold of nothing (a free model) keeps nothing: it ends, whatever became of the call."""
         cost = settlement.cost_nanousd
         return 0 if cost is None and admission.hold.amount_nanousd == 0 else cost
-
-
-def _without(ledger: Ledger, hold: Hold) -> Ledger:
-    """As if a hold had been released."""
-    if hold.id not in ledger.holds:
-        return ledger
-    return replace(
-        ledger,
-        committed_nanousd=ledger.committed_nanousd - hold.amount_nanousd,
-        committed_by_day={
-            **ledger.committed_by_day,
-            hold.day: ledger.committed_on(hold.day) - hold.amount_nanousd,
-        },
-        holds={id_: other for id_, other in ledger.holds.items() if id_ != hold.id},
-    )

@@ -62,8 +62,13 @@ def candidate(request: ChatRequest, models: Sequence[str], rules: Rules, price: 
 
 def cheaper(request: ChatRequest, asked: Candidate, rules: Rules, price: Price) -> Iterator[Candidate | Dropped]:
     """By the tenant's downgrade rules, in their order; what would not be cheaper is dropped."""
-    for name in downgrades(rules.downgrades, asked.name) or downgrades(rules.downgrades, asked.circuit):
+    for name in instead_of(asked, rules):
         yield _instead(request, name, asked, rules, price, is_cheaper=True)
+
+
+def instead_of(asked: Candidate, rules: Rules) -> tuple[str, ...]:
+    """The names of cheaper models: by the rule for the name as it was asked for, else for the model however routed."""
+    return downgrades(rules.downgrades, asked.name) or downgrades(rules.downgrades, asked.circuit)
 
 
 def fallbacks(request: ChatRequest, asked: Candidate, rules: Rules, price: Price) -> Iterator[Candidate | Dropped]:

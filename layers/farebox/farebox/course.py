@@ -117,7 +117,6 @@ class Course:
             return self._run(self._admitted())
         while (candidate := self._candidate()) is not None:
             try:
-                self._gate.desk.directory.register(plan.call.tenant.name, plan.call.windows.month)
                 return self._run(admit(self._gate.desk, plan.call, candidate, list))
             except (BudgetHeld, BudgetExhausted, RequestTooExpensive):
                 self._not_asked(candidate.name, "budget")
@@ -127,7 +126,6 @@ class Course:
         """With its money held; in an outage of the ledger perhaps without."""
         gate, plan = self._gate, self._plan
         try:
-            gate.desk.directory.register(plan.call.tenant.name, plan.call.windows.month)
             admission = admit(gate.desk, plan.call, plan.asked, plan.cheaper, has_cheaper=plan.has_cheaper)
         except StoreError:
             if (unheld := gate.outage.admit(gate.desk, plan.call, plan.asked)) is None:
@@ -193,18 +191,18 @@ class Course:
 
     def _peeked(self, admission: Admission, track: Track) -> Track | Failure:
         """Read up to a first real delta, or the end; or for as long as a client may be kept waiting."""
-        reader, cut = track.reader, None
+        reader, cut, size = track.reader, None, 0
         try:
             for chunk in track.answer.body:
                 reader.feed(chunk)
                 track.read.append(chunk)
+                size += len(chunk)
                 if reader.has_begun or reader.is_complete:
                     return track
                 if track.is_late():
                     cut = TIMEOUT
                     break
-                is_long = sum(map(len, track.read)) > MAX_PEEK_BYTES
-                if (is_long or self._gate.monotonic() > self._peek_until) and reader.error is None:
+                if (size > MAX_PEEK_BYTES or self._gate.monotonic() > self._peek_until) and reader.error is None:
                     return track
         except Lost as e:
             cut = e.cause
@@ -247,13 +245,14 @@ class Course:
         self._report(admission.candidate.name, settlement, failure.headers)
         self._learn(admission, failure)
         ledger, following = admission.ledger, None
-        if settlement.outcome is Outcome.DECLINED and admission.is_held:
+        can_be_exchanged = admission.is_held and settlement.outcome is Outcome.DECLINED
+        if can_be_exchanged:
             self._gate.books.record(admission, settlement)  # at no cost: nothing is missed without it
         else:
             ledger = self._gate.books.settle(admission, settlement)
         if admission.is_held and fails_over(settlement, has_begun=False):
             following = self._following(replace(admission, ledger=ledger), settlement)
-        if following is None and settlement.outcome is Outcome.DECLINED and admission.is_held:
+        if following is None and can_be_exchanged:
             ledger = self._gate.books.end(admission, settlement)
         if following is None:
             self.ended = Ended(admission, settlement, ledger, failure)

@@ -6,6 +6,7 @@ again (ledger.py, STALE_LIMITS).
 
 from datetime import datetime
 
+from .ledger import Ledger
 from .settings import Settings
 from .store import Store
 from .tenants import Tenant, Windows, windows
@@ -36,6 +37,14 @@ class Directory:
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
         self._kept[name] = (found.month, tenant)
+        return tenant, found
+
+    def as_new_as(self, ledger: Ledger, name: str, now: datetime) -> tuple[Tenant, Windows]:
+        """A tenant that is at least as new as the limits which a ledger has seen."""
+        tenant, found = self.at(name, now)
+        if ledger.is_ahead_of(tenant.limits):
+            self.forget(name)
+            return self.at(name, now)
         return tenant, found
 
     def register(self, name: str, month: str) -> None:

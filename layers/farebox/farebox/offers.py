@@ -61,10 +61,10 @@ def first_offer(asked: Candidate, tenant: Tenant, thrift: Thrift, *, has_cheaper
     """
     limits, rules = tenant.limits, tenant.rules
     window = Decimal(min(limits.day_nanousd, limits.month_nanousd))
-    most = _within_cap(floor(product(window, thrift.fraction)), rules)
+    most = within_cap(floor(product(window, thrift.fraction)), rules)
     least = _smallest(asked, thrift)
     quoted = clamp(asked.quote, most, floor_tokens=thrift.floor_tokens) or least
-    if quoted.amount_nanousd > _within_cap(quoted.amount_nanousd, rules):
+    if quoted.amount_nanousd > within_cap(quoted.amount_nanousd, rules):
         return Offer(asked, quoted, NEVER, None)
     is_least = quoted.amount_nanousd <= least.amount_nanousd
     left = quoted.amount_nanousd if is_least else ceil_quotient(quoted.amount_nanousd, thrift.fraction)
@@ -95,16 +95,16 @@ def offer(
             downgraded_from = None if candidate is asked else asked.name
             return Offer(candidate, quoted, tenant.limits.ceilings(quoted.amount_nanousd), downgraded_from)
     needed = min(_smallest(candidate, thrift).amount_nanousd for candidate in in_turn)
-    return Shortfall(needed, is_above_cap=needed > _within_cap(needed, tenant.rules))
+    return Shortfall(needed, is_above_cap=needed > within_cap(needed, tenant.rules))
 
 
 def _affordable(candidate: Candidate, room: int, share: int, rules: Rules, thrift: Thrift) -> Quote | None:
     """As much output as the share pays for; the smallest useful answer if at least that fits."""
-    quoted = clamp(candidate.quote, _within_cap(share, rules), floor_tokens=thrift.floor_tokens)
+    quoted = clamp(candidate.quote, within_cap(share, rules), floor_tokens=thrift.floor_tokens)
     if quoted is not None:
         return quoted
     least = _smallest(candidate, thrift)
-    return least if least.amount_nanousd <= _within_cap(room, rules) else None
+    return least if least.amount_nanousd <= within_cap(room, rules) else None
 
 
 def _share(room: int, in_flight: int, thrift: Thrift) -> int:
@@ -112,7 +112,8 @@ def _share(room: int, in_flight: int, thrift: Thrift) -> int:
     return min(floor(product(Decimal(room), thrift.fraction)), room // min(in_flight + 1, LEAST_SHARE))
 
 
-def _within_cap(nanousd: int, rules: Rules) -> int:
+def within_cap(nanousd: int, rules: Rules) -> int:
+    """An amount, or the tenant's cap for one request where that is less."""
     return nanousd if rules.request_nanousd is None else min(nanousd, rules.request_nanousd)
 
 

@@ -13,13 +13,10 @@ from . import spans
 from .admission import Admission, Call, Desk, hold_for
 from .candidates import Candidate
 from .ledger import Ledger
-from .money import MAX_USD, NANOUSD_PER_USD
-from .offers import first_offer
+from .offers import first_offer, within_cap
 from .settlement import Settlement
 from .store import Store, StoreError
 from .telemetry import Telemetry
-
-MAX_NANOUSD = MAX_USD * NANOUSD_PER_USD
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Outage:
         found = first_offer(asked, call.tenant, desk.thrift, has_cheaper=False)
         hold = hold_for(call, found, 1)
         with self._lock:
-            if hold.amount_nanousd > min(self._left(), call.tenant.rules.request_nanousd or MAX_NANOUSD):
+            if hold.amount_nanousd > within_cap(self._left(), call.tenant.rules):
                 return None
             self._under_way[hold.id] = hold.amount_nanousd
         return Admission(call, 1, asked, hold, found.quote, Ledger(), is_held=False)

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 
 from .admission import Call, Caller, StaleTenant
 from .answers import answered, failed
-from .candidates import Candidate, Dropped, behind, candidate, cheaper, fallbacks
+from .candidates import Candidate, Dropped, behind, candidate, cheaper, fallbacks, instead_of
 from .chat import ChatRequest, parse
 from .course import BUG, Course, Plan
 from .errors import BudgetHeld, Malformed, ModelNotAllowed, ModelNotPriced, Unauthenticated, UnsupportedField
 from .gate import Gate
 from .rest import Request, Response
-from .rules import downgrades
 from .settings import Settings
 from .tenants import DEFAULT, checked_name
 
@@ -116,7 +115,7 @@ def _planned(gate: Gate, caller: Caller, request: ChatRequest) -> Plan:
             for found in _noted(gate, cheaper(request, asked, rules, price))
             if isinstance(found, Candidate) and gate.breakers.wait_s(found.circuit) == 0
         ],
-        has_cheaper=bool(downgrades(rules.downgrades, asked.name)),
+        has_cheaper=bool(instead_of(asked, rules)),
         chain=_noted(gate, fallbacks(request, asked, rules, price)),
         chain_names=behind(asked, rules),
     )

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from .admission import Call, Caller, foreseen, short_of_money, too_expensive, too_many
+from .admission import Caller, foreseen, refusal
 from .candidates import Candidate, Dropped, cheaper, fallbacks
 from .chat import ChatRequest
 from .course import Plan
 from .errors import Refusal
 from .gate import Gate
-from .ledger import Ledger, No, shortage
+from .ledger import Ledger, No
 from .money import floor, usd_number
 from .offers import Offer, Shortfall
 from .pricing import Quote
@@ -51,7 +51,7 @@ def quote(gate: Gate, caller: Caller, request: ChatRequest) -> dict[str, Any]:
     return {
         "tenant": tenant.name,
         "feature": caller.feature,
-        **_outcome(gate, plan, offered, ledger),
+        **_outcome(plan, offered, ledger),
         "candidates": [
             _entry("asked", plan.asked, is_open),
             *(_entry("downgrade", found, is_open) for found in instead),
@@ -65,12 +65,12 @@ def _first(behind: Iterable[Candidate | Dropped], is_open: set[str]) -> Candidat
     return next((found for found in behind if isinstance(found, Candidate) and found.name not in is_open), None)
 
 
-def _outcome(gate: Gate, plan: Plan, offered: Offer | Shortfall | No | None, ledger: Ledger) -> dict[str, Any]:
+def _outcome(plan: Plan, offered: Offer | Shortfall | No | None, ledger: Ledger) -> dict[str, Any]:
     if offered is None:
         return {"outcome": "refused", "reason": CIRCUIT_OPEN, "message": "no model may be asked now; see candidates"}
     if not isinstance(offered, Offer):
-        refusal = _refusal(gate, plan.call, offered, ledger)
-        return {"outcome": "refused", **_why(refusal), "metadata": refusal.facts}
+        refused = refusal(plan.call, offered, ledger)
+        return {"outcome": "refused", **_why(refused), "metadata": refused.facts}
     quoted = offered.quote
     if offered.downgraded_from is not None:
         outcome = "downgraded"
@@ -86,15 +86,6 @@ def _outcome(gate: Gate, plan: Plan, offered: Offer | Shortfall | No | None, led
     }
 
 
-def _refusal(gate: Gate, call: Call, found: Shortfall | No, ledger: Ledger) -> Refusal:
-    if isinstance(found, No):
-        return too_many(call, ledger)
-    if found.is_above_cap:
-        return too_expensive(call.tenant, found.needed_nanousd)
-    short = shortage(ledger, call.windows.day, call.tenant.limits, found.needed_nanousd)
-    return short_of_money(call.tenant, call.windows, ledger, short, found.needed_nanousd, gate.now())
-
-
 def _entry(role: str, found: Candidate | Dropped, is_open: set[str]) -> dict[str, Any]:
     if isinstance(found, Dropped):
         return {"model": found.name, "role": role, "kept": False, **_why(found.refusal)}
@@ -107,8 +98,8 @@ def _entry(role: str, found: Candidate | Dropped, is_open: set[str]) -> dict[str
     }
 
 
-def _why(refusal: Refusal) -> dict[str, Any]:
-    return {"reason": refusal.reason, "message": refusal.message}
+def _why(refused: Refusal) -> dict[str, Any]:
+    return {"reason": refused.reason, "message": refused.message}
 
 
 def _bound(quoted: Quote) -> dict[str, Any]:

@@ -10,6 +10,11 @@ KEPT_DAYS = 400
 """Of a span, thirteen months: this month can be compared with the same one a year ago."""
 
 
+def kept_until(seconds: int) -> int:
+    """When the table may drop a record of this moment; both in epoch seconds."""
+    return seconds + KEPT_DAYS * 86_400
+
+
 @dataclass(frozen=True, slots=True)
 class Reminder:
     """Where the span of a lost call is, what is held for it, and under which id OpenRouter may know its cost.
@@ -59,7 +64,7 @@ class Reminder:
             "hold_nanousd": hold.amount_nanousd,
             "generation_id": self.generation_id,
             "outcome": "lost",
-            "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
+            "ttl": kept_until(hold.admitted_at),
         }
         return _known(fields)
 

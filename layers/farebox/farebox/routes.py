@@ -96,11 +96,9 @@ def _quote(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: 
 def _usage(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
     require_key(request, gate.settings.farebox_gateway_key, gate.settings.farebox_admin_key)
     name = checked_name("the tenant in the path", request.path.removeprefix(USAGE))
-    tenant, windows = gate.desk.directory.at(name, gate.now())
-    ledger = gate.store.ledger(name, windows.month)
-    if ledger.is_ahead_of(tenant.limits):
-        gate.desk.directory.forget(name)
-        tenant, windows = gate.desk.directory.at(name, gate.now())
+    directory, now = gate.desk.directory, gate.now()
+    ledger = gate.store.ledger(name, directory.at(name, now)[1].month)
+    tenant, windows = directory.as_new_as(ledger, name, now)
     return json_response(200, usage.report(tenant, windows, ledger))
 
 

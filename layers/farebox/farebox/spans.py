@@ -10,7 +10,7 @@ from typing import Any
 
 from .admission import Admission
 from .ledger import Hold
-from .reminders import KEPT_DAYS, Reminder
+from .reminders import Reminder, kept_until
 from .settlement import Settlement
 
 SHARDS = 4
@@ -47,7 +47,7 @@ def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> di
         "is_byok": receipt.is_byok or None,
         "streamed": call.streamed,
         "latency_ms": latency_ms,
-        "ttl": hold.admitted_at + KEPT_DAYS * 86_400,
+        "ttl": kept_until(hold.admitted_at),
         **{f"{kind}_tokens": count for kind, count in receipt.tokens.items()},
     }
     return {name: value for name, value in fields.items() if value is not None}

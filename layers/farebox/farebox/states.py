@@ -16,6 +16,7 @@ from datetime import datetime
 from enum import Enum
 
 from .ledger import MONTH, Ledger, Limits
+from .reminders import kept_until
 from .tenants import Tenant, timestamp
 
 
@@ -29,7 +30,6 @@ class State(Enum):
 
 
 ORDER = tuple(State)
-KEPT_DAYS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +48,18 @@ class Change:
     @property
     def key(self) -> str:
         """The same for everybody who sees this change: a window enters a state once under the same limits."""
-        return f"{self.period}#{self.tenant}#{self.version}.{self.limit_nanousd}#{self.new.value}"
+        return f"{self.period}#{self.tenant}#{_basis(self.version, self.limit_nanousd)}#{self.new.value}"
 
     @property
     def mark(self) -> str:
         """What the ledger remembers."""
-        return f"{self.new.value}@{self.version}.{self.limit_nanousd}"
+        return f"{self.new.value}@{_basis(self.version, self.limit_nanousd)}"
 
     def event(self, now: datetime) -> dict[str, object]:
         """As it is kept, for alerts."""
         return {
             "tenant": self.tenant,
-            "window": "month" if self.window == MONTH else "day",
+            "window": _kind(self.window),
             "period": self.period,
             "from": self.old.value,
             "to": self.new.value,
@@ -67,7 +67,7 @@ class Change:
             "limit_nanousd": self.limit_nanousd,
             "version": self.version,
             "at": timestamp(now),
-            "ttl": int(now.timestamp()) + KEPT_DAYS * 86_400,
+            "ttl": kept_until(int(now.timestamp())),
         }
 
 
@@ -97,8 +97,7 @@ def changes(tenant: Tenant, month: str, day: int, ledger: Ledger, *, refused: st
     for window in (MONTH, str(day)):
         spent, limit = ledger.spent_in(window), _limit(tenant.limits, window)
         new = _now(tenant, ledger, window)
-        is_refused = refused == ("month" if window == MONTH else "day")
-        if is_refused and spent >= limit * tenant.rules.degrade_at:
+        if refused == _kind(window) and spent >= limit * tenant.rules.degrade_at:
             new = State.STOPPED
         old, _ = _told(ledger, window)
         if new is not old:
@@ -109,15 +108,24 @@ def changes(tenant: Tenant, month: str, day: int, ledger: Ledger, *, refused: st
 def _now(tenant: Tenant, ledger: Ledger, window: str) -> State:
     """By what is spent; a window that was stopped early stays so until the tenant's limits change."""
     limit = _limit(tenant.limits, window)
-    if _told(ledger, window) == (State.STOPPED, f"{tenant.limits.version}.{limit}"):
+    if _told(ledger, window) == (State.STOPPED, _basis(tenant.limits.version, limit)):
         return State.STOPPED
     return state(tenant, ledger.spent_in(window), limit)
 
 
 def _told(ledger: Ledger, window: str) -> tuple[State, str]:
-    """The state of a window that was told of last, and by which limit: those of settings have no versions."""
+    """The state of a window that was told of last, and by which limit."""
     name, _, limit = ledger.states.get(window, State.ACTIVE.value).partition("@")
     return State(name), limit
+
+
+def _basis(version: int, limit_nanousd: int) -> str:
+    """Which limit a state was told by: those of settings have no versions, so the amount counts too."""
+    return f"{version}.{limit_nanousd}"
+
+
+def _kind(window: str) -> str:
+    return MONTH if window == MONTH else "day"
 
 
 def _limit(limits: Limits, window: str) -> int:

@@ -172,9 +172,9 @@ class Store:
 
     def correct(self, tenant: str, month: str, hold_id: str, cost_nanousd: int | None) -> Ledger:
         """Put the true cost in the place of an estimate, once; None leaves the estimate as the last word."""
-        estimate = self.ledger(tenant, month).estimates.get(hold_id)
-        if estimate is None:
-            return self.ledger(tenant, month)
+        ledger = self.ledger(tenant, month)
+        if (estimate := ledger.estimates.get(hold_id)) is None:
+            return ledger
         change = 0 if cost_nanousd is None else cost_nanousd - estimate.amount_nanousd
         names = {"#estimate": f"e_{hold_id}", "#day": _day(estimate.day), "#month": "m"}
         update = "REMOVE #estimate ADD #month :change, #day :change"
@@ -252,16 +252,7 @@ class Store:
 
     def put_event(self, sk: str, event: Item) -> bool:
         """Keep a change of a budget's state, once; whether this call was the first to tell of it."""
-        try:
-            with _answered():
-                self._client.put_item(
-                    TableName=self._table,
-                    Item=to_dynamodb({"pk": EVENTS, "sk": sk, **event}),
-                    ConditionExpression="attribute_not_exists(pk)",
-                )
-        except _ConditionFailed:
-            return False
-        return True
+        return self._put_once({"pk": EVENTS, "sk": sk, **event})
 
     def mark_state(self, tenant: str, month: str, window: str, old: str | None, new: str) -> None:
         """Note in the ledger which state of a window has been told of, unless another writer was faster."""
@@ -296,17 +287,8 @@ class Store:
 
     def registered(self, month: str, after: str) -> Iterator[str]:
         """The tenants with a ledger of a month, in order, behind a name."""
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="pk = :pk AND sk > :after",
-            ExpressionAttributeValues=to_dynamodb({":pk": f"LEDGERS#{month}", ":after": after or " "}),
-            ConsistentRead=True,
-        )
-        with _answered():
-            for page in pages:
-                if "Items" not in page:
-                    raise StoreError("a query was answered without items")
-                yield from (str(from_dynamodb(item)["sk"]) for item in page["Items"])
+        for item in self._query("pk = :pk AND sk > :after", {":pk": f"LEDGERS#{month}", ":after": after or " "}):
+            yield str(item["sk"])
 
     def cursor(self) -> str:
         """Where the last walk over the ledgers stopped; empty at the beginning."""
@@ -350,15 +332,7 @@ class Store:
 
     def put_span(self, pk: str, sk: str, span: Item) -> None:
         """Write a cost span, once: what is there already came from this call or from whoever settled it instead."""
-        try:
-            with _answered():
-                self._client.put_item(
-                    TableName=self._table,
-                    Item=to_dynamodb({"pk": pk, "sk": sk, **span}),
-                    ConditionExpression="attribute_not_exists(pk)",
-                )
-        except _ConditionFailed:
-            return
+        self._put_once({"pk": pk, "sk": sk, **span})
 
     def resolve_span(self, pk: str, sk: str, cost_nanousd: int, *, is_estimated: bool, known: Item) -> tuple[int, bool]:
         """Write the cost of a lost call into its span, once; what stands in it now, and whether that is estimated.
@@ -386,12 +360,7 @@ class Store:
 
     def remind(self, hold_id: str, reminder: Item) -> None:
         """Remember a lost call, once: the first reminder knows most."""
-        item = to_dynamodb({"pk": LOST, "sk": hold_id, **reminder})
-        try:
-            with _answered():
-                self._client.put_item(TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)")
-        except _ConditionFailed:
-            return
+        self._put_once({"pk": LOST, "sk": hold_id, **reminder})
 
     def reminders(self) -> Iterator[Item]:
         """All lost calls, oldest first: hold ids sort by time."""
@@ -415,17 +384,7 @@ class Store:
 
     def spans(self, pk: str) -> Iterator[Item]:
         """All items of a partition (the spans of one hour and shard), oldest first."""
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues=to_dynamodb({":pk": pk}),
-            ConsistentRead=True,
-        )
-        with _answered():
-            for page in pages:
-                if "Items" not in page:
-                    raise StoreError("a query was answered without items")
-                yield from (from_dynamodb(item) for item in page["Items"])
+        return self._query("pk = :pk", {":pk": pk})
 
     # Tenants.
 
@@ -444,7 +403,7 @@ class Store:
 
     def seed_tenant(self, tenant: Tenant) -> bool:
         """Write a tenant's configuration unless there is one; whether it was written."""
-        item = {
+        return self._put_once({
             "pk": f"TENANT#{tenant.name}",
             "sk": "CONFIG",
             "day_nanousd": tenant.limits.day_nanousd,
@@ -452,7 +411,12 @@ class Store:
             "version": tenant.limits.version,
             "time_zone": tenant.time_zone,
             "rules": dumps(tenant.rules.content()),
-        }
+        })  # fmt: skip
+
+    # Requests that more than one of these makes.
+
+    def _put_once(self, item: Item) -> bool:
+        """Write an item unless there is one; whether it was written."""
         try:
             with _answered():
                 self._client.put_item(
@@ -461,6 +425,20 @@ class Store:
         except _ConditionFailed:
             return False
         return True
+
+    def _query(self, condition: str, values: Item) -> Iterator[Item]:
+        """The items of a partition, page by page."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression=condition,
+            ExpressionAttributeValues=to_dynamodb(values),
+            ConsistentRead=True,
+        )
+        with _answered():
+            for page in pages:
+                if "Items" not in page:
+                    raise StoreError("a query was answered without items")
+                yield from (from_dynamodb(item) for item in page["Items"])
 
     def _get(self, key: Mapping[str, Any]) -> Item:
         with _answered():

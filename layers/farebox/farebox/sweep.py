@@ -147,10 +147,7 @@ def _next_look(admitted_at: int, now: int) -> int:
 
 def _look(sweeper: Sweeper, reminder: Reminder, ledger: Ledger) -> None:
     """Tell of a budget state that this has changed."""
-    tenant, _ = sweeper.directory.at(reminder.tenant, sweeper.now())
-    if ledger.is_ahead_of(tenant.limits):
-        sweeper.directory.forget(reminder.tenant)  # its limits were changed since a warm sweep has read them
-        tenant, _ = sweeper.directory.at(reminder.tenant, sweeper.now())
+    tenant, _ = sweeper.directory.as_new_as(ledger, reminder.tenant, sweeper.now())
     sweeper.watch.look(tenant, reminder.month, reminder.hold.day, ledger)
 
 
