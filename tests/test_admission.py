@@ -175,6 +175,13 @@ def test_downgrade_rules_apply_to_what_fits_from_the_soft_cap_on_and_not_before(
     assert told(answered) == {"Model": model, **({} if model == "sim/cent" else {"Downgraded-From": "sim/cent"})}
 
 
+def test_a_routing_suffix_does_not_keep_a_model_above_the_soft_cap(make_bank: MakeBank) -> None:
+    bank = make_bank({"downgrade": DOWN}, FAREBOX_HOLD_FRACTION="1")
+    bank.spend(9 * USD // 100)
+    answered = bank.chat({**cent(300), "model": "sim/cent:nitro"})
+    assert told(answered) == {"Model": "sim/ok", "Downgraded-From": "sim/cent:nitro"}
+
+
 def test_without_a_rule_for_it_a_model_stays_itself_above_the_soft_cap(make_bank: MakeBank) -> None:
     bank = make_bank({"downgrade": [{"from": ["sim/agent"], "to": "sim/ok"}]}, FAREBOX_HOLD_FRACTION="1")
     bank.spend(95_000_000)

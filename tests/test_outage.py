@@ -28,7 +28,14 @@ def wire(embedded_url: str) -> Iterator[Wire]:
 
 
 def warm(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
-    """A gate that has answered one call, of 0.01 USD, and asks the table for each thing once: here nearly all fail."""
+    """A gate that has answered one call, of 0.01 USD."""
+    door = opened(wire, make_door, **settings)
+    assert cent(door) == 200
+    return door
+
+
+def opened(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
+    """A gate that knows its tenant and its circuits, and asks the table for each thing once: here nearly all fail."""
     gate = door_behind(wire, make_door, **settings).gate
     for model in ("sim/cent", "sim/cut", "sim/agent"):
         gate.breakers.wait_s(model)
@@ -38,9 +45,9 @@ def warm(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
     outage = Outage(store, gate.telemetry, nanousd_ceil(gate.settings.farebox_fail_open_usd))
     desk = replace(gate.desk, store=store, watch=watch, directory=Directory(store, gate.settings))
     books = Books(store, watch, gate.telemetry, gate.now, outage)
-    door = Door(replace(gate, store=store, desk=desk, books=books, outage=outage))
-    assert cent(door) == 200
-    return door
+    desk.directory.at("default", gate.now())
+    wire.seen.clear()
+    return Door(replace(gate, store=store, desk=desk, books=books, outage=outage))
 
 
 def cent(door: Door) -> int:
@@ -97,6 +104,15 @@ def test_the_tenant_s_cap_for_one_request_counts_in_an_outage_too(wire: Wire, ma
     wire.plan = always_down
     assert cent(door) == 200
     assert door.chat(model="sim/agent", messages=[{"role": "user", "content": "x" * 2000}]).status == 503
+
+
+def test_a_cap_of_nothing_for_one_request_lets_nothing_through(
+    wire: Wire, make_door: MakeDoor, simulator: Simulator
+) -> None:
+    door = opened(wire, make_door, FAREBOX_REQUEST_CAP_USD="0", **ALLOWED)
+    wire.plan = always_down
+    assert cent(door) == 503
+    assert chats_sent(simulator) == 0
 
 
 def always_down(seen: object) -> Fault | None:  # noqa: ARG001 - whatever it is
