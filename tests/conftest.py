@@ -29,6 +29,8 @@ from tests.secrecy import Listener, json_lines, secrets_in
 
 os.environ["PYTHONPATH"] = str(ROOT / "layers" / "farebox")  # for the programs that tests start
 
+pytest_plugins = ("tests.scene_fixtures",)
+
 GATEWAY_KEY = "local-gateway-key"
 DEADLINE = float("inf")
 

@@ -37,13 +37,6 @@ def door(wire: Wire, make_door: MakeDoor) -> Door:
 
 
 @pytest.fixture
-def embedded_wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
-
-
-@pytest.fixture
 def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
     """The same on the embedded store, asked once for each step: what is never confirmed need not be so three times."""
     gate = opened(embedded_wire, make_door).gate

@@ -1,7 +1,7 @@
 """Between two attempts the store may fail: no hold is left behind unseen, and none ends twice."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -18,12 +18,6 @@ from tests.wire import Fault, Wire, always, first, name_of, no_faults
 BEHIND = "sim/cent"
 MONTH = "2026-11"
 LATER = NOON.replace(hour=13)
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    with Wire(embedded_url) as wire:
-        yield wire
 
 
 @pytest.fixture

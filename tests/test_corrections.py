@@ -1,7 +1,6 @@
 """An estimate is corrected when the truth arrives within a day: once, in span and ledger alike; after that it stays."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +13,6 @@ from farebox.admission import HOLD_SECONDS
 from farebox.ledger import Estimate, Ledger
 from farebox.store import StoreError
 from farebox.sweep import CORRECTED_FOR_S
-from tests.conftest import MakeDoor
 from tests.scenes import (
     CORRECTED,
     ESTIMATED,
@@ -26,7 +24,6 @@ from tests.scenes import (
     OpenScene,
     Scene,
     killed,
-    open_scene,
     record_of,
     requests_of_a_sweep,
 )
@@ -35,36 +32,6 @@ from tests.wire import Fault, Wire, always, first, name_of, no_faults
 TRUTH = record_of(total_cost=0.000_004)
 """4,000 nano-dollars, far below the hold."""
 LAST_LOOK = START + timedelta(seconds=CORRECTED_FOR_S)
-
-
-@pytest.fixture(name="open_scene")
-def _open_scene(make_door: MakeDoor) -> OpenScene:
-    return open_scene(make_door)
-
-
-@pytest.fixture
-def scene(open_scene: OpenScene, embedded_url: str) -> Scene:
-    """On the embedded store."""
-    return open_scene(embedded_url)
-
-
-@pytest.fixture
-def each(open_scene: OpenScene, store_url: str) -> Scene:
-    """On each store."""
-    return open_scene(store_url)
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
-
-
-@pytest.fixture
-def wired(wire: Wire, embedded_url: str, open_scene: OpenScene) -> Scene:
-    """Behind the wire, each request of which is sent once."""
-    return open_scene(wire.url, past=embedded_url, tries=1)
 
 
 def estimated(scene: Scene) -> int:

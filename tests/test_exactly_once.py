@@ -46,13 +46,6 @@ def door(wire: Wire, make_door: MakeDoor) -> Door:
 
 
 @pytest.fixture
-def embedded_wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store, for what is the gate's doing and not the store's."""
-    with Wire(embedded_url) as wire:
-        yield wire
-
-
-@pytest.fixture
 def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
     """Behind it a gate that knows its tenant; nothing is booked yet."""
     return door_behind(embedded_wire, make_door)

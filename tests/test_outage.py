@@ -1,9 +1,7 @@
 """Without the ledger nothing is admitted; where an allowance is set a little is, and it is booked afterwards, once."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
 from botocore.config import Config
 
 from farebox.books import Books
@@ -19,12 +17,6 @@ from tests.test_exactly_once import chats_sent, door_behind, month_of, spans_of
 from tests.wire import Fault, Wire, always, first, no_faults
 
 ALLOWED = {"FAREBOX_FAIL_OPEN_USD": "0.05"}
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    with Wire(embedded_url) as wire:
-        yield wire
 
 
 def warm(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:

@@ -1,7 +1,7 @@
 """What a call costs in requests, counted on the wire: to DynamoDB, which bills them, and to OpenRouter's catalogue."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,13 +22,6 @@ TOLD = ["put_event", "mark"]
 ADMITTED = ["UpdateItem", "PutItem", "UpdateItem"]
 CENT: dict[str, Any] = {"model": "sim/cent", "max_tokens": 3000}
 """Costs 0.01 USD, and holds 0.03 and a little for its prompt."""
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
 
 
 @pytest.fixture

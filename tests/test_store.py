@@ -1,7 +1,7 @@
 """store.py loses nothing in translation, and hides no failure. What it does to ledgers is in test_oracle.py, too."""
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -304,13 +304,6 @@ CALLS: Mapping[str, Callable[[Store], object]] = {
     "seed_tenant": lambda store: store.seed_tenant(TENANT),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
 
 
 @each_call

@@ -9,7 +9,6 @@ import pytest
 from farebox.admission import HOLD_SECONDS
 from farebox.ledger import Estimate, Hold, Ledger, Limits
 from local.scenarios import Fault as Scenario
-from tests.conftest import MakeDoor
 from tests.scenes import (
     BOOKED,
     ESTIMATED,
@@ -19,31 +18,11 @@ from tests.scenes import (
     UNKNOWN,
     WAITING,
     Handle,
-    OpenScene,
     Scene,
     answering,
-    open_scene,
     raising,
     record_of,
 )
-
-
-@pytest.fixture(name="open_scene")
-def _open_scene(make_door: MakeDoor) -> OpenScene:
-    return open_scene(make_door)
-
-
-@pytest.fixture
-def scene(open_scene: OpenScene, embedded_url: str) -> Scene:
-    """On the embedded store."""
-    return open_scene(embedded_url)
-
-
-@pytest.fixture
-def each(open_scene: OpenScene, store_url: str) -> Scene:
-    """On each store."""
-    return open_scene(store_url)
-
 
 # /generation knows the cost.
 

@@ -31,7 +31,6 @@ from tests.scenes import (
     OpenScene,
     Scene,
     killed,
-    open_scene,
     record_of,
 )
 from tests.wire import Fault, Wire, always, first, name_of, no_faults
@@ -40,23 +39,6 @@ RUN = ["Query", "resolve_span", "settle", "forget"]
 """The requests to the store that end one lost call."""
 WALK = ["cursor", "registered", "registered", "GetItem"]
 """And those that look for others, in the ledgers of two months, of which one has calls."""
-
-
-@pytest.fixture(name="open_scene")
-def _open_scene(make_door: MakeDoor) -> OpenScene:
-    return open_scene(make_door)
-
-
-@pytest.fixture
-def scene(open_scene: OpenScene, embedded_url: str) -> Scene:
-    """On the embedded store."""
-    return open_scene(embedded_url)
-
-
-@pytest.fixture
-def each(open_scene: OpenScene, store_url: str) -> Scene:
-    """On each store."""
-    return open_scene(store_url)
 
 
 # More than one run.
@@ -214,13 +196,6 @@ def test_the_cost_that_a_dead_sweep_wrote_stands_although_the_next_one_finds_ano
 def wire(store_url: str) -> Iterator[Wire]:
     """To each store."""
     with Wire(store_url) as wire:
-        yield wire
-
-
-@pytest.fixture
-def embedded_wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
         yield wire
 
 

@@ -1,7 +1,6 @@
 """Holds of functions that died: a walk over all ledgers finds them, whatever step their call had come to."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from farebox.ledger import MAX_IN_FLIGHT, Estimate, Hold, Ledger, Limits
 from farebox.store import StoreError
 from farebox.sweep import sweep
 from farebox.tenants import Tenant
-from tests.conftest import MakeDoor, connected
+from tests.conftest import connected
 from tests.scenes import (
     ESTIMATED,
     NOTHING,
@@ -23,46 +22,14 @@ from tests.scenes import (
     START,
     UNKNOWN,
     Killed,
-    OpenScene,
     Scene,
     dying,
     killed,
-    open_scene,
 )
 from tests.wire import Fault, Wire, always, name_of, no_faults
 
 AMPLE = Limits(10**15, 10**15, 0)
 BEGAN = int(START.timestamp())
-
-
-@pytest.fixture(name="open_scene")
-def _open_scene(make_door: MakeDoor) -> OpenScene:
-    return open_scene(make_door)
-
-
-@pytest.fixture
-def scene(open_scene: OpenScene, embedded_url: str) -> Scene:
-    """On the embedded store."""
-    return open_scene(embedded_url)
-
-
-@pytest.fixture
-def each(open_scene: OpenScene, store_url: str) -> Scene:
-    """On each store."""
-    return open_scene(store_url)
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
-
-
-@pytest.fixture
-def wired(wire: Wire, embedded_url: str, open_scene: OpenScene) -> Scene:
-    """Behind the wire, each request of which is sent once."""
-    return open_scene(wire.url, past=embedded_url, tries=1)
 
 
 def left_by(scene: Scene, tenant: str = "default", *, month: str = NOVEMBER, **fields: Any) -> Hold:

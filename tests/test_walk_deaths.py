@@ -1,6 +1,5 @@
 """Functions that die in the middle of a call: it is booked by its span, by the id in its hold, or at its hold."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,7 @@ from farebox.admission import HOLD_SECONDS
 from farebox.course import NOTE_S
 from farebox.ledger import Ledger, Limits
 from farebox.store import StoreError
-from tests.conftest import Door, MakeDoor
+from tests.conftest import Door
 from tests.scenes import (
     BOOKED,
     ESTIMATED,
@@ -23,42 +22,11 @@ from tests.scenes import (
     OpenScene,
     Scene,
     dying,
-    open_scene,
 )
 from tests.wire import Fault, Wire, always, name_of, no_faults
 
 AMPLE = Limits(10**15, 10**15, 0)
 BEGAN = int(START.timestamp())
-
-
-@pytest.fixture(name="open_scene")
-def _open_scene(make_door: MakeDoor) -> OpenScene:
-    return open_scene(make_door)
-
-
-@pytest.fixture
-def scene(open_scene: OpenScene, embedded_url: str) -> Scene:
-    """On the embedded store."""
-    return open_scene(embedded_url)
-
-
-@pytest.fixture
-def each(open_scene: OpenScene, store_url: str) -> Scene:
-    """On each store."""
-    return open_scene(store_url)
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
-
-
-@pytest.fixture
-def wired(wire: Wire, embedded_url: str, open_scene: OpenScene) -> Scene:
-    """Behind the wire, each request of which is sent once."""
-    return open_scene(wire.url, past=embedded_url, tries=1)
 
 
 # A function that dies at some step of a call.

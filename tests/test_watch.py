@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,13 +99,6 @@ class Post:
 def post(store_url: str) -> Post:
     """On each store."""
     return Post(Counted(connected(store_url), new_table(store_url)))
-
-
-@pytest.fixture
-def wire(embedded_url: str) -> Iterator[Wire]:
-    """To the embedded store."""
-    with Wire(embedded_url) as wire:
-        yield wire
 
 
 @pytest.fixture
