@@ -116,7 +116,7 @@ def bank_maker(make_door: MakeDoor, simulator: Simulator, store_url: str) -> Mak
                 act()
 
         desk = replace(gate.desk, watch=watch, now=lambda: NOW, sleep=nap)
-        books = Books(gate.store, watch, gate.telemetry, lambda: NOW)
+        books = Books(gate.store, watch, gate.telemetry, lambda: NOW, gate.monotonic, nap)
         return replace(bank, door=Door(replace(gate, desk=desk, books=books, now=lambda: NOW)))
 
     return make

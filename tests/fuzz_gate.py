@@ -170,7 +170,7 @@ def place_of(upstreams: Upstreams, *, chain: str = "", may_overrun: bool = False
         desk=Desk(
             store, directory, watch, settings, lambda: NOW, lambda: f"{chance.getrandbits(80):020x}", lambda _: None
         ),
-        books=Books(store, watch, telemetry, lambda: NOW, outage),
+        books=Books(store, watch, telemetry, lambda: NOW, lambda: 0.0, lambda _: None, outage),
         upstream=upstream,
         catalogue=Catalogue(upstream, 1.0, lambda: 0.0),
         breakers=Breakers(client, TABLE, telemetry.circuit, now=lambda: 1e9),

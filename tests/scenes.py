@@ -179,7 +179,7 @@ def open_scene(make_door: MakeDoor) -> OpenScene:
             monotonic=clock.seconds,
             later=clock.later,
             desk=desk,
-            books=Books(store, watch, gate.telemetry, clock.now, gate.outage),
+            books=Books(store, watch, gate.telemetry, clock.now, clock.seconds, clock.sleep, gate.outage),
             upstream=upstream,
         )
         directory = Directory(store, gate.settings)
@@ -254,7 +254,7 @@ def mortal(scene: Scene, store_url: str, number: int, *, after: bool) -> Store:
 def dying(scene: Scene, store_url: str, number: int, *, after: bool) -> Scene:
     """The gate of a new process that ends with its n-th request to the store."""
     gate, store = scene.door.gate, mortal(scene, store_url, number, after=after)
-    books = Books(store, gate.desk.watch, gate.telemetry, gate.now, gate.outage)
+    books = Books(store, gate.desk.watch, gate.telemetry, gate.now, gate.monotonic, gate.desk.sleep, gate.outage)
     desk = replace(gate.desk, store=store, directory=Directory(store, gate.settings))
     return replace(scene, door=Door(replace(gate, store=store, books=books, desk=desk)))
 

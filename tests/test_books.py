@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from botocore.config import Config
 
+from farebox.admission import Admission
 from farebox.books import Books
 from farebox.ledger import Ledger
+from farebox.settlement import Settlement
 from farebox.store import Store
 from farebox.watch import Watch
 from local.child import connect
@@ -44,7 +46,8 @@ def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
     store = Store(connect(embedded_wire.url, once), gate.settings.farebox_table)
     watch = Watch(store, gate.telemetry, gate.now)
     desk = replace(gate.desk, store=store, watch=watch)
-    return Door(replace(gate, store=store, desk=desk, books=Books(store, watch, gate.telemetry, gate.now)))
+    books = Books(store, watch, gate.telemetry, gate.now, gate.monotonic, desk.sleep, pauses_s=())
+    return Door(replace(gate, store=store, desk=desk, books=books))
 
 
 def opened(wire: Wire, make_door: MakeDoor) -> Door:
@@ -185,3 +188,69 @@ def test_a_hold_stays_while_neither_its_span_nor_a_reminder_is_written(
     embedded_wire.plan = no_faults
     ledger: Ledger = embedded_door.gate.store.ledger("default", MONTH)
     assert ledger.spent_nanousd == sum(span["cost_nanousd"] for span in spans_of(embedded_door))
+
+
+# What is not answered is asked again, while there is time.
+
+
+class Waiting:
+    """A clock that only naps move; each nap may change the plan."""
+
+    def __init__(self, wire: Wire, naps: int, then: Plan) -> None:
+        self.seconds = 0.0
+        self.naps: list[float] = []
+        self._wire, self._changes_after, self._then = wire, naps, then
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.seconds += seconds
+        if len(self.naps) == self._changes_after:
+            self._wire.plan = self._then
+
+
+class WithoutTime(Books):
+    """Half a second is left when an attempt ends."""
+
+    def settle(self, admission: Admission, settlement: Settlement, deadline: float) -> Ledger:
+        return super().settle(admission, settlement, min(deadline, self._monotonic() + 0.5))
+
+
+def insisting(door: Door, waiting: Waiting, kind: type[Books] = Books) -> Door:
+    gate = door.gate
+    books = kind(gate.store, gate.desk.watch, gate.telemetry, gate.now, waiting.monotonic, waiting.sleep)
+    return Door(replace(gate, books=books))
+
+
+@pytest.mark.parametrize("step", ["put_span", "settle"])
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.THROTTLED], ids=name_of)
+def test_a_store_that_fails_for_a_moment_gets_the_span_and_the_settlement_once(
+    step: str, fault: Fault, embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = always(step, fault)
+    waiting = Waiting(embedded_wire, 2, no_faults)
+    assert insisting(embedded_door, waiting).chat(model="sim/cent").status == 200
+    assert waiting.naps == [0.2, 0.4]
+    assert reminders(embedded_door) == {}
+    is_paid(embedded_door, simulator)
+
+
+def test_a_store_that_stays_away_is_asked_for_three_seconds_and_a_reminder_is_left(
+    embedded_wire: Wire, embedded_door: Door, simulator: Simulator
+) -> None:
+    embedded_wire.plan = always("settle", Fault.THROTTLED)
+    waiting = Waiting(embedded_wire, 99, no_faults)
+    assert insisting(embedded_door, waiting).chat(model="sim/cent").status == 200
+    assert sum(waiting.naps) == pytest.approx(3)
+    (cost,) = reminders(embedded_door).values()
+    assert cost == simulator.billed_nanousd
+
+
+def test_no_try_begins_after_the_deadline(embedded_wire: Wire, embedded_door: Door, simulator: Simulator) -> None:
+    embedded_wire.plan = always("settle", Fault.THROTTLED)
+    waiting = Waiting(embedded_wire, 99, no_faults)
+    assert insisting(embedded_door, waiting, WithoutTime).chat(model="sim/cent").status == 200
+    assert waiting.naps == [0.2]
+    assert list(reminders(embedded_door).values()) == [simulator.billed_nanousd]

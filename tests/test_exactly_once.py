@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from farebox import ledger as oracle
+from farebox.books import Books
 from farebox.breaker import Breakers
 from farebox.ledger import Hold, Ledger, Limits, No
 from farebox.spans import SHARDS
@@ -62,8 +63,9 @@ def door_behind(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
 
 
 def at(clock: Callable[[], float], door: Door, wire: Wire) -> Door:
-    """The same gate by another clock, on which nobody really waits."""
+    """The same gate by another clock, on which nobody really waits; writes are tried as often as the SDK does."""
     gate = door.gate
+    books = Books(gate.store, gate.desk.watch, gate.telemetry, gate.now, clock, lambda _: None, pauses_s=())
 
     def now() -> datetime:
         return datetime.fromtimestamp(clock(), UTC)
@@ -73,6 +75,7 @@ def at(clock: Callable[[], float], door: Door, wire: Wire) -> Door:
             gate,
             now=now,
             desk=replace(gate.desk, now=now, sleep=lambda _: None),
+            books=books,
             breakers=Breakers(connected(wire.url), gate.settings.farebox_table, gate.telemetry.circuit, now=clock),
         )
     )

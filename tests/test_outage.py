@@ -36,7 +36,7 @@ def opened(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
     watch = Watch(store, gate.telemetry, gate.now)
     outage = Outage(store, gate.telemetry, nanousd_ceil(gate.settings.farebox_fail_open_usd))
     desk = replace(gate.desk, store=store, watch=watch, directory=Directory(store, gate.settings))
-    books = Books(store, watch, gate.telemetry, gate.now, outage)
+    books = Books(store, watch, gate.telemetry, gate.now, gate.monotonic, desk.sleep, outage, pauses_s=())
     desk.directory.at("default", gate.now())
     wire.seen.clear()
     return Door(replace(gate, store=store, desk=desk, books=books, outage=outage))

@@ -1,13 +1,15 @@
 """The books of a call: for each attempt a span, and then the end of its hold.
 
 The span comes first, so that a crash between the two leaves a hold whose span tells what it cost. Where the store fails
-the hold stays until the sweep ends it, for which a reminder is left if at least that can be written.
+it is asked again for a while; then the hold stays until the sweep ends it, for which a reminder is left if at least
+that can be written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from . import spans
 from .admission import TRIES, Admission, Desk, hold_for
@@ -20,6 +22,13 @@ from .store import Refused, Store, StoreError
 from .telemetry import Telemetry
 from .watch import Watch
 
+PAUSES_S = (0.2, 0.4, 0.8, 1.6)
+"""Before a write that was not answered is tried again. Every write here may be repeated: it happens once."""
+INSIST_S = 6.0
+"""No try begins later than this after the first, nor after the deadline: the client waits for its last bytes."""
+
+T = TypeVar("T")
+
 
 class Books:
     """Writes what became of attempts."""
@@ -30,24 +39,30 @@ class Books:
         watch: Watch,
         telemetry: Telemetry,
         now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
         outage: Outage | None = None,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
-        """Without an `outage` every call has a hold."""
+        """Without an `outage` every call has a hold. Deadlines are moments of `monotonic`, `sleep` takes seconds."""
         self._store = store
         self._outage = outage or Outage(store, telemetry, 0)
         self._watch = watch
         self._telemetry = telemetry
         self._now = now
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._pauses_s = pauses_s
 
-    def settle(self, admission: Admission, settlement: Settlement) -> Ledger:
+    def settle(self, admission: Admission, settlement: Settlement, deadline: float) -> Ledger:
         """Record an attempt and end its hold; the ledger as it left it."""
         if not admission.is_held:
             self._outage.settle(admission, settlement)
             return admission.ledger
-        is_recorded = self.record(admission, settlement)
-        return self.end(admission, settlement) if is_recorded else admission.ledger
+        is_recorded = self.record(admission, settlement, deadline)
+        return self.end(admission, settlement, deadline) if is_recorded else admission.ledger
 
-    def record(self, admission: Admission, settlement: Settlement) -> bool:
+    def record(self, admission: Admission, settlement: Settlement, deadline: float) -> bool:
         """Write the span; of a lost attempt also the reminder by which its cost is found out.
 
         Whether anything of it is known to be written: if not, the hold is the only trace of the attempt.
@@ -56,7 +71,7 @@ class Books:
         span = spans.span(admission, settlement, latency_ms=latency_ms)
         self._telemetry.call(span)
         try:
-            self._store.put_span(*spans.key(admission.hold), span)
+            self._insist(lambda: self._store.put_span(*spans.key(admission.hold), span), deadline)
             if self._cost(admission, settlement) is None:
                 self._store.remind(admission.hold.id, spans.reminder(admission, settlement).item())
         except StoreError:
@@ -64,7 +79,7 @@ class Books:
             return self._remind(admission, settlement)
         return True
 
-    def end(self, admission: Admission, settlement: Settlement) -> Ledger:
+    def end(self, admission: Admission, settlement: Settlement, deadline: float) -> Ledger:
         """End the hold at the cost; a lost attempt keeps it. The ledger after it, or the last one known."""
         call, hold = admission.call, admission.hold
         cost = self._cost(admission, settlement)
@@ -78,7 +93,9 @@ class Books:
                 "cost_nanousd": cost,
             })  # fmt: skip
         try:
-            ledger = self._store.settle(call.tenant.name, call.windows.month, hold, cost)
+            ledger = self._insist(
+                lambda: self._store.settle(call.tenant.name, call.windows.month, hold, cost), deadline
+            )
         except StoreError:
             self._telemetry.failure("not settled", {"tenant": call.tenant.name, "hold": hold.id})
             self._remind(admission, settlement)
@@ -92,7 +109,7 @@ class Books:
         with suppress(StoreError):
             self._store.note(call.tenant.name, call.windows.month, admission.hold.id, generation_id)
 
-    def exchange(self, desk: Desk, admission: Admission, candidate: Candidate) -> Admission | None:
+    def exchange(self, desk: Desk, admission: Admission, candidate: Candidate, deadline: float) -> Admission | None:
         """Give up a declined attempt's hold for one of another model, in one step; None where that does not fit.
 
         The old hold stays then, and is still to be ended. Raises StoreError with both ended, or reminders of them left.
@@ -105,7 +122,7 @@ class Books:
                 return None
             hold = replace(hold_for(call, found, admission.attempt + 1), day=admission.hold.day)
             following = Admission(call, admission.attempt + 1, candidate, hold, found.quote, ledger)
-            result = self._swapped(admission, following)
+            result = self._swapped(admission, following, deadline)
             if isinstance(result, Ledger):
                 return replace(following, ledger=result)
             if result.why is not No.NO_ROOM or admission.hold.id not in result.ledger.holds:
@@ -113,7 +130,7 @@ class Books:
             ledger = result.ledger
         return None
 
-    def _swapped(self, old: Admission, new: Admission) -> Ledger | Refused:
+    def _swapped(self, old: Admission, new: Admission, deadline: float) -> Ledger | Refused:
         call = old.call
         try:
             return self._store.swap(call.tenant.name, call.windows.month, old.hold, new.hold, call.tenant.limits)
@@ -121,8 +138,19 @@ class Books:
             # Which of them is there is not known, and nothing was sent for either. Without the old one a swap that is
             # still under way can make no new one.
             for either in (old, new):
-                self.end(either, Settlement(Outcome.DECLINED, Receipt()))
+                self.end(either, Settlement(Outcome.DECLINED, Receipt()), deadline)
             raise
+
+    def _insist(self, write: Callable[[], T], deadline: float) -> T:
+        until = min(deadline, self._monotonic() + INSIST_S)
+        for pause_s in self._pauses_s:
+            try:
+                return write()
+            except StoreError:
+                if self._monotonic() + pause_s > until:
+                    raise
+            self._sleep(pause_s)
+        return write()
 
     def _remind(self, admission: Admission, settlement: Settlement) -> bool:
         with suppress(StoreError):

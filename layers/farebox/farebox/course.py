@@ -140,7 +140,7 @@ class Course:
         Where it was settled already the books stay as they are, and the sweep drops the reminder that this leaves.
         """
         if self.admission is not None:
-            self._gate.books.settle(self.admission, Settlement(Outcome.LOST, Receipt(), cause))
+            self._gate.books.settle(self.admission, Settlement(Outcome.LOST, Receipt(), cause), self._deadline)
 
     def _run(self, admission: Admission) -> Track | None:
         """Try an attempt, and then others, until one may reach the client."""
@@ -233,7 +233,7 @@ class Course:
         if may_go_on and fails_over(settlement, has_begun=track.reader.has_begun):
             following = self._after(admission, Failure(settlement, track.answer.headers, error_in(track)))
             return None if following is None else self._run(following)
-        self.ended = Ended(admission, settlement, self._gate.books.settle(admission, settlement))
+        self.ended = Ended(admission, settlement, self._gate.books.settle(admission, settlement, self._deadline))
         return None
 
     # From one attempt to the next.
@@ -247,13 +247,13 @@ class Course:
         ledger, following = admission.ledger, None
         can_be_exchanged = admission.is_held and settlement.outcome is Outcome.DECLINED
         if can_be_exchanged:
-            self._gate.books.record(admission, settlement)  # at no cost: nothing is missed without it
+            self._gate.books.record(admission, settlement, self._deadline)  # at no cost: nothing is missed without it
         else:
-            ledger = self._gate.books.settle(admission, settlement)
+            ledger = self._gate.books.settle(admission, settlement, self._deadline)
         if admission.is_held and fails_over(settlement, has_begun=False):
             following = self._following(replace(admission, ledger=ledger), settlement)
         if following is None and can_be_exchanged:
-            ledger = self._gate.books.end(admission, settlement)
+            ledger = self._gate.books.end(admission, settlement, self._deadline)
         if following is None:
             self.ended = Ended(admission, settlement, ledger, failure)
         return following
@@ -263,7 +263,7 @@ class Course:
         while (candidate := self._candidate()) is not None:
             try:
                 if settlement.outcome is Outcome.DECLINED:
-                    found = self._gate.books.exchange(self._gate.desk, admission, candidate)
+                    found = self._gate.books.exchange(self._gate.desk, admission, candidate, self._deadline)
                 else:
                     found = self._beside(admission, candidate)
             except StoreError:

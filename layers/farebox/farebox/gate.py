@@ -58,7 +58,7 @@ def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | N
         settings=settings,
         store=table,
         desk=Desk(table, Directory(table, settings), watch, settings, now, new_hold_id, time.sleep),
-        books=Books(table, watch, telemetry, now, outage),
+        books=Books(table, watch, telemetry, now, time.monotonic, time.sleep, outage),
         outage=outage,
         upstream=upstream,
         catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, time.monotonic),
