@@ -81,20 +81,20 @@ def _float_settle(self: Store, tenant: str, month: str, hold: Hold, cost_nanousd
     return _settle(self, tenant, month, hold, hold.amount_nanousd + int(change_usd * 1e9), **more)
 
 
-def _end_today(self: Books, admission: Admission, settlement: Settlement) -> Ledger:
+def _end_today(self: Books, admission: Admission, settlement: Settlement, deadline: float) -> Ledger:
     call = admission.call
     today = windows(self._now(), call.tenant.time_zone)
     moved = replace(admission, call=replace(call, windows=today), hold=replace(admission.hold, day=today.day))
-    return _end(self, moved, settlement)
+    return _end(self, moved, settlement, deadline)
 
 
 def _released(admission: Admission, settlement: Settlement) -> int:  # noqa: ARG001 - as the original
     return settlement.cost_nanousd or 0
 
 
-def _ends_first(self: Books, admission: Admission, settlement: Settlement) -> Ledger:
-    ledger = self.end(admission, settlement)
-    self.record(admission, settlement)
+def _ends_first(self: Books, admission: Admission, settlement: Settlement, deadline: float) -> Ledger:
+    ledger = self.end(admission, settlement, deadline)
+    self.record(admission, settlement, deadline)
     return ledger
 
 

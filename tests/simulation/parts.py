@@ -106,7 +106,7 @@ class Parts:
             settings=settings,
             store=store,
             desk=Desk(store, directory, watch, settings, now, self._new_hold_id, self.scheduler.sleep),
-            books=Books(store, watch, self.telemetry, now, outage),
+            books=Books(store, watch, self.telemetry, now, self.monotonic, self.scheduler.sleep, outage),
             outage=outage,
             upstream=upstream,
             catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, self.monotonic),
