@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from farebox import ledger as oracle
-from farebox.ledger import Ceilings, Hold, Ledger, Limits, No
+from farebox.ledger import Ceilings, Hold, KeyCap, Ledger, Limits, No
 from farebox.store import Refused, Store
 from tests.conftest import connected, new_table
 
 MONTH = "2026-11"
 PLENTY = 10**17
 DAYS = (1, 9, 23, 31)
+KEYS = (None, "k1", "k-2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +135,23 @@ class Month:
         if self.late and draw < 0.15:
             return self._chance.choice(self.late)
         if holds and draw < 0.25:
-            return Reserve(self._chance.choice(holds), self._limits(ledger, 1, 0))
+            return Reserve(hold := self._chance.choice(holds), self._limits(ledger, hold, 0))
         if holds and draw < 0.45:
             return self._settle(self._chance.choice(holds))
         if holds and draw < 0.65:
             return self._swap(ledger, self._chance.choice([*holds, *self.ended]))
-        hold = self._hold(self._chance.choice(DAYS))
-        limits = self._limits(ledger, hold.day, hold.amount_nanousd)
-        return Reserve(hold, limits, self._ceilings(ledger, hold.day))
+        hold = self._hold(self._chance.choice(DAYS), self._chance.choice(KEYS))
+        limits = self._limits(ledger, hold, hold.amount_nanousd)
+        return Reserve(hold, limits, self._ceilings(ledger, hold))
 
-    def _hold(self, day: int) -> Hold:
+    def _hold(self, day: int, key: str | None) -> Hold:
         self._named += 1
         amount = self._unit * self._chance.randint(0, 5)
-        return Hold(f"{self._named:x}", amount, day, self._named, self._named + 960, f"sim/{self._named}")
+        return Hold(f"{self._named:x}", amount, day, self._named, self._named + 960, f"sim/{self._named}", key=key)
 
     def _swap(self, ledger: Ledger, old: Hold) -> Swap:
-        new = self._hold(old.day)
-        return Swap(old, new, self._limits(ledger, old.day, new.amount_nanousd - old.amount_nanousd))
+        new = self._hold(old.day, old.key)
+        return Swap(old, new, self._limits(ledger, new, new.amount_nanousd - old.amount_nanousd))
 
     def _settle(self, hold: Hold) -> Settle:
         cost = hold.amount_nanousd * self._chance.choice([0, 1, 1, 1, 3]) + self._chance.choice([0, -1, 1])
@@ -160,17 +161,22 @@ class Month:
         id_ = self._chance.choice([*ledger.estimates, *(hold.id for hold in self.ended[-1:])])
         return Correct(id_, self._chance.choice([None, 0, 1, self._unit * 7]))
 
-    def _limits(self, ledger: Ledger, day: int, more: int) -> Limits:
+    def _limits(self, ledger: Ledger, hold: Hold, more: int) -> Limits:
         self._version = max(0, self._version + self._chance.choice([0, 0, 0, 0, 1, -1]))
         in_flight = self._chance.choice([1, len(ledger.holds), len(ledger.holds) + 1, 200, 200])
-        windows = (self._near(ledger.committed_on(day) + more), self._near(ledger.committed_nanousd + more))
-        return Limits(*windows, self._version, max(1, in_flight))
+        windows = (self._near(ledger.committed_on(hold.day) + more), self._near(ledger.committed_nanousd + more))
+        cap = None
+        if hold.key is not None and self._chance.random() < 0.7:
+            cap = KeyCap(hold.key, self._near(ledger.committed_with(hold.key) + more))
+        return Limits(*windows, self._version, max(1, in_flight), cap)
 
-    def _ceilings(self, ledger: Ledger, day: int) -> Ceilings | None:
+    def _ceilings(self, ledger: Ledger, hold: Hold) -> Ceilings | None:
         """Mostly what is just committed, or just not; sometimes below nothing."""
         if self._chance.random() < 0.5:
             return None
-        before = (ledger.committed_on(day), ledger.committed_nanousd)
+        before = [ledger.committed_on(hold.day), ledger.committed_nanousd]
+        if hold.key is not None and self._chance.random() < 0.5:
+            before.append(ledger.committed_with(hold.key))
         return Ceilings(*(most + self._chance.choice([0, 0, 1, -1, PLENTY, -PLENTY]) for most in before))
 
     def _near(self, exact: int) -> int:
@@ -197,18 +203,22 @@ def months(chance: random.Random, length: int) -> Iterator[tuple[Step, Ledger]]:
 def stays_true(before: Ledger, after: Ledger, step: Step, ever: dict[str, Hold]) -> None:
     """I1, I2 and I3 of the design: within limits, spent never falls, no hold comes back from its end."""
     if isinstance(step, Reserve | Swap) and after.committed_nanousd > before.committed_nanousd:
-        day = step.hold.day if isinstance(step, Reserve) else step.new.day
-        assert after.committed_on(day) <= step.limits.day_nanousd
+        hold, cap = step.hold if isinstance(step, Reserve) else step.new, step.limits.key_cap
+        assert after.committed_on(hold.day) <= step.limits.day_nanousd
         assert after.committed_nanousd <= step.limits.month_nanousd
+        assert cap is None or after.committed_with(cap.id) <= cap.month_nanousd
     if isinstance(step, Reserve) and step.ceilings is not None and after.committed_nanousd > before.committed_nanousd:
         assert before.committed_on(step.hold.day) <= step.ceilings.day_nanousd
         assert before.committed_nanousd <= step.ceilings.month_nanousd
+        if step.hold.key is not None and step.ceilings.key_nanousd is not None:
+            assert before.committed_with(step.hold.key) <= step.ceilings.key_nanousd
     if len(after.holds) > len(before.holds):
         assert isinstance(step, Reserve)
         assert len(after.holds) <= step.limits.in_flight
     if not isinstance(step, Correct):
         assert after.spent_nanousd >= before.spent_nanousd
         assert all(after.spent_on(day) >= before.spent_on(day) for day in DAYS)
+        assert all(after.spent_with(key) >= before.spent_with(key) for key in KEYS if key is not None)
     assert all(after.spent_on(day) >= 0 for day in DAYS)
     assert after.estimates.keys().isdisjoint(after.holds)
     assert sum(after.committed_on(day) for day in DAYS) == after.committed_nanousd

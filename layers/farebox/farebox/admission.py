@@ -37,6 +37,8 @@ class Caller:
     tenant: str
     feature: str
     request_id: str
+    key: str | None = None
+    """The id of the tenant's API key; None where an application called with the gateway's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ def admit(
             found = offer(asked, others, call.tenant, call.windows.day, ledger, desk.thrift)
         if isinstance(found, Shortfall):
             refused = refusal(call, found, ledger or Ledger())
-            if isinstance(refused, BudgetExhausted) and attempt == 1:
-                # A window stops at a refusal of the call, not at one of a model that was to stand in.
+            if isinstance(refused, BudgetExhausted) and attempt == 1 and refused.facts["scope"] == "tenant":
+                # A window stops at a refusal of the call, not at one of a key or of a model that was to stand in.
                 window = str(refused.facts["window"])
                 desk.watch.look(call.tenant, call.windows.month, call.windows.day, ledger or Ledger(), refused=window)
             if not isinstance(refused, BudgetHeld) or (wait_s := next(waits, None)) is None:
@@ -169,6 +171,8 @@ def hold_for(call: Call, found: Offer, attempt: int) -> Hold:
         admitted_at + HOLD_SECONDS,
         found.candidate.name,
         call.caller.feature,
+        key=call.caller.key,
+        learnt_nanousd=found.quote.learnt_nanousd,
     )
 
 
@@ -227,17 +231,21 @@ def _short_of_money(
     tenant: Tenant, windows: Windows, ledger: Ledger, short: Shortage, needed: int, now: datetime
 ) -> BudgetHeld | BudgetExhausted:
     """Which window does not pay, and what the client can do about it."""
+    cap = tenant.limits.key_cap if short.window == "key" else None
+    window = "month" if cap is not None else short.window
     facts: dict[str, Fact] = {
-        "scope": "tenant",
+        "scope": "tenant" if cap is None else "key",
         "tenant": tenant.name,
-        "window": short.window,
+        **({} if cap is None else {"key": cap.id}),
+        "window": window,
         "limit_usd": usd_number(short.limit_nanousd),
         "spent_usd": usd_number(short.spent_nanousd),
         "held_usd": usd_number(short.held_nanousd),
         "needed_usd": usd_number(needed),
-        "resets_at": timestamp(windows.resets_at(short.window)),
+        "resets_at": timestamp(windows.resets_at(window)),
     }
-    budget = f"the {NAMES[short.window]} budget of tenant {tenant.name}"
+    whose = f"tenant {tenant.name}" if cap is None else f"API key {cap.id}"
+    budget = f"the {NAMES[window]} budget of {whose}"
     if short.is_held:
         wait_s = retry_after_s(ledger, int(now.timestamp()))
         return BudgetHeld(

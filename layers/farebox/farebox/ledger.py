@@ -23,7 +23,8 @@ MAX_IN_FLIGHT = 200
 class Hold:
     """Money held for one attempt; times in epoch seconds, `day` is the day of the month in the tenant's time zone.
 
-    `generation_id` is there once upstream has said it, in calls that take a while.
+    `generation_id` is there once upstream has said it, in calls that take a while; `key` is the id of the tenant's API
+    key, where the call was made with one. `learnt_nanousd` is the fee in the amount that was learnt (fees.py).
     """
 
     id: str
@@ -34,6 +35,8 @@ class Hold:
     model: str
     feature: str = "default"
     generation_id: str | None = None
+    key: str | None = None
+    learnt_nanousd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Estimate:
 
     amount_nanousd: int
     day: int
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +57,53 @@ class Ceilings:
 
     day_nanousd: int
     month_nanousd: int
+    key_nanousd: int | None = None
+
+    @property
+    def least_nanousd(self) -> int:
+        """Below zero, no ledger is below."""
+        return min(most for most in (self.day_nanousd, self.month_nanousd, self.key_nanousd) if most is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCap:
+    """What may be committed in a month by calls with one API key."""
+
+    id: str
+    month_nanousd: int
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a tenant may commit in a window, and how many calls it may have in flight.
 
-    `version` grows with every change of the tenant's configuration.
+    `version` grows with every change of the tenant's configuration. `key_cap` is that of the key of a call, if any.
     """
 
     day_nanousd: int
     month_nanousd: int
     version: int
     in_flight: int = MAX_IN_FLIGHT
+    key_cap: KeyCap | None = None
+
+    @property
+    def least_nanousd(self) -> int:
+        """The smallest of the windows."""
+        return self.ceilings(0).least_nanousd
 
     def ceilings(self, left_nanousd: int) -> Ceilings:
-        """With at least so much left of either window before the hold is made."""
-        return Ceilings(self.day_nanousd - left_nanousd, self.month_nanousd - left_nanousd)
+        """With at least so much left of each window before the hold is made."""
+        return Ceilings(
+            self.day_nanousd - left_nanousd,
+            self.month_nanousd - left_nanousd,
+            None if self.key_cap is None else self.key_cap.month_nanousd - left_nanousd,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """One month of one tenant. `committed_by_day` has no entry for a day without calls.
+    """One month of one tenant. `committed_by_day` has no entry for a day without calls, `committed_by_key` none for a
+    key without.
 
     `states` has the budget states (states.py) that have been told of, by window: "month", or the day's number.
     `estimates` may still be corrected. `ended` has holds whose reserve was repeated, until when: a copy of it that is
@@ -88,6 +117,7 @@ class Ledger:
     states: Mapping[str, str] = field(default_factory=dict)
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     ended: Mapping[str, int] = field(default_factory=dict)
+    committed_by_key: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def held_nanousd(self) -> int:
@@ -106,6 +136,16 @@ class Ledger:
     def spent_on(self, day: int) -> int:
         return self.committed_on(day) - self.held_on(day)
 
+    def committed_with(self, key: str) -> int:
+        return self.committed_by_key.get(key, 0)
+
+    def held_with(self, key: str) -> int:
+        return sum(hold.amount_nanousd for hold in self.holds.values() if hold.key == key)
+
+    def spent_with(self, key: str) -> int:
+        """By calls with an API key."""
+        return self.committed_with(key) - self.held_with(key)
+
     def spent_in(self, window: str) -> int:
         """Of "month", or of a day by its number."""
         return self.spent_nanousd if window == MONTH else self.spent_on(int(window))
@@ -115,13 +155,20 @@ class Ledger:
         return self.version is not None and self.version > limits.version
 
     def room_nanousd(self, day: int, limits: Limits) -> int:
-        """What can be held now: what day and month both leave. Negative after a lowered limit or an overrun."""
-        return min(limits.day_nanousd - self.committed_on(day), limits.month_nanousd - self.committed_nanousd)
+        """What can be held now: what all windows leave. Negative after a lowered limit or an overrun."""
+        left = min(limits.day_nanousd - self.committed_on(day), limits.month_nanousd - self.committed_nanousd)
+        cap = limits.key_cap
+        return left if cap is None else min(left, cap.month_nanousd - self.committed_with(cap.id))
 
 
 def lower(a: Ceilings, b: Ceilings | None) -> Ceilings:
     """The lower of two, for each window."""
-    return a if b is None else Ceilings(min(a.day_nanousd, b.day_nanousd), min(a.month_nanousd, b.month_nanousd))
+    if b is None:
+        return a
+    keys = [ceilings.key_nanousd for ceilings in (a, b) if ceilings.key_nanousd is not None]
+    return Ceilings(
+        min(a.day_nanousd, b.day_nanousd), min(a.month_nanousd, b.month_nanousd), min(keys) if keys else None
+    )
 
 
 class No(Enum):
@@ -135,18 +182,18 @@ class No(Enum):
 
 
 def reserve(ledger: Ledger, hold: Hold, limits: Limits, ceilings: Ceilings | None = None) -> Ledger | No:
-    """Make a hold, if both windows have room for it. Repeating a hold that is there changes nothing.
+    """Make a hold, if all windows have room for it. Repeating a hold that is there changes nothing.
 
     Without `ceilings` whatever fits is held.
     """
     if hold.id in ledger.holds:
         return ledger
-    if (no := _refused(ledger, hold.day, hold.amount_nanousd, limits, ceilings)) is not None:
+    if (no := _refused(ledger, hold, hold.amount_nanousd, limits, ceilings)) is not None:
         return no
     if len(ledger.holds) >= limits.in_flight:
         return No.TOO_MANY
     return replace(
-        _committed(ledger, hold.day, hold.amount_nanousd),
+        _committed(ledger, hold, hold.amount_nanousd),
         holds={**ledger.holds, hold.id: hold},
         version=limits.version,
     )
@@ -155,26 +202,28 @@ def reserve(ledger: Ledger, hold: Hold, limits: Limits, ceilings: Ceilings | Non
 def swap(ledger: Ledger, old: Hold, new: Hold, limits: Limits) -> Ledger | No:
     """End one hold and make another in its place, for a call that goes to another model: all or nothing.
 
-    Both are of the same day. Repeating it changes nothing.
+    Both are of the same day and key. Repeating it changes nothing.
     """
     if new.id in ledger.holds:
         return ledger
     if old.id not in ledger.holds:
         return No.NO_ROOM
     more = new.amount_nanousd - old.amount_nanousd
-    if (no := _refused(ledger, new.day, more, limits, None)) is not None:
+    if (no := _refused(ledger, new, more, limits, None)) is not None:
         return no
     others = {id_: hold for id_, hold in ledger.holds.items() if id_ != old.id}
-    return replace(_committed(ledger, new.day, more), holds={**others, new.id: new}, version=limits.version)
+    return replace(_committed(ledger, new, more), holds={**others, new.id: new}, version=limits.version)
 
 
-def _refused(ledger: Ledger, day: int, more: int, limits: Limits, ceilings: Ceilings | None) -> No | None:
+def _refused(ledger: Ledger, hold: Hold, more: int, limits: Limits, ceilings: Ceilings | None) -> No | None:
     if ledger.is_ahead_of(limits):
         return No.STALE_LIMITS
     if more <= 0:
         return None  # a hold of nothing (a free model) always fits, also into a window that is spent
     most = lower(limits.ceilings(more), ceilings)
-    fits = ledger.committed_on(day) <= most.day_nanousd and ledger.committed_nanousd <= most.month_nanousd
+    fits = ledger.committed_on(hold.day) <= most.day_nanousd and ledger.committed_nanousd <= most.month_nanousd
+    if hold.key is not None and most.key_nanousd is not None:
+        fits = fits and ledger.committed_with(hold.key) <= most.key_nanousd
     return None if fits else No.NO_ROOM
 
 
@@ -182,10 +231,10 @@ def settle(ledger: Ledger, hold: Hold, cost_nanousd: int, *, is_estimated: bool 
     """End a hold at its cost. A hold that has ended already is left alone: whoever ended it has booked it."""
     if hold.id not in ledger.holds:
         return ledger
-    settled = _committed(ledger, hold.day, cost_nanousd - hold.amount_nanousd)
-    estimates = {**ledger.estimates, hold.id: Estimate(cost_nanousd, hold.day)} if is_estimated else ledger.estimates
+    settled = _committed(ledger, hold, cost_nanousd - hold.amount_nanousd)
+    estimate = {hold.id: Estimate(cost_nanousd, hold.day, hold.key)} if is_estimated else {}
     others = {id_: other for id_, other in ledger.holds.items() if id_ != hold.id}
-    return replace(settled, holds=others, estimates=estimates)
+    return replace(settled, holds=others, estimates={**ledger.estimates, **estimate})
 
 
 def note(ledger: Ledger, hold_id: str, generation_id: str) -> Ledger:
@@ -207,14 +256,16 @@ def correct(ledger: Ledger, hold_id: str, cost_nanousd: int | None) -> Ledger:
     estimate = ledger.estimates[hold_id]
     change = 0 if cost_nanousd is None else cost_nanousd - estimate.amount_nanousd
     others = {id_: other for id_, other in ledger.estimates.items() if id_ != hold_id}
-    return replace(_committed(ledger, estimate.day, change), estimates=others)
+    return replace(_committed(ledger, estimate, change), estimates=others)
 
 
-def _committed(ledger: Ledger, day: int, change_nanousd: int) -> Ledger:
+def _committed(ledger: Ledger, of: Hold | Estimate, change_nanousd: int) -> Ledger:
+    with_key = {} if of.key is None else {of.key: ledger.committed_with(of.key) + change_nanousd}
     return replace(
         ledger,
         committed_nanousd=ledger.committed_nanousd + change_nanousd,
-        committed_by_day={**ledger.committed_by_day, day: ledger.committed_on(day) + change_nanousd},
+        committed_by_day={**ledger.committed_by_day, of.day: ledger.committed_on(of.day) + change_nanousd},
+        committed_by_key={**ledger.committed_by_key, **with_key},
     )
 
 
@@ -223,7 +274,10 @@ def _committed(ledger: Ledger, day: int, change_nanousd: int) -> Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """The window that a smallest useful hold does not fit into. `is_held`: it would fit once calls in flight end."""
+    """The window that a smallest useful hold does not fit into: "day", "month", or "key", the month of an API key.
+
+    `is_held`: it would fit once calls in flight end.
+    """
 
     window: str
     limit_nanousd: int
@@ -233,11 +287,14 @@ class Shortage:
 
 
 def shortage(ledger: Ledger, day: int, limits: Limits, needed_nanousd: int) -> Shortage:
-    """Which window to name: an exhausted one before a held one, the month before the day."""
-    windows = (
+    """Which window to name: an exhausted one before a held one, the month before the day, and both before the key's."""
+    windows = [
         _window("month", limits.month_nanousd, ledger.spent_nanousd, ledger.held_nanousd, needed_nanousd),
         _window("day", limits.day_nanousd, ledger.spent_on(day), ledger.held_on(day), needed_nanousd),
-    )
+    ]
+    if (cap := limits.key_cap) is not None:
+        spent, held = ledger.spent_with(cap.id), ledger.held_with(cap.id)
+        windows.append(_window("key", cap.month_nanousd, spent, held, needed_nanousd))
     exhausted = [window for window in windows if not window.is_held]
     if exhausted:
         return exhausted[0]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from .candidates import Candidate
-from .ledger import Ceilings, Ledger
+from .ledger import Ceilings, Ledger, lower
 from .money import ceil, ceil_quotient, floor, product
 from .pricing import Quote, clamp, smallest
 from .rules import Rules
@@ -60,8 +60,7 @@ def first_offer(asked: Candidate, tenant: Tenant, thrift: Thrift, *, has_cheaper
     Where a cheaper model is at hand they also keep out a window that may be degraded.
     """
     limits, rules = tenant.limits, tenant.rules
-    window = Decimal(min(limits.day_nanousd, limits.month_nanousd))
-    most = within_cap(floor(product(window, thrift.fraction)), rules)
+    most = within_cap(floor(product(Decimal(limits.least_nanousd), thrift.fraction)), rules)
     least = _smallest(asked, thrift)
     quoted = clamp(asked.quote, most, floor_tokens=thrift.floor_tokens) or least
     if quoted.amount_nanousd > within_cap(quoted.amount_nanousd, rules):
@@ -70,10 +69,8 @@ def first_offer(asked: Candidate, tenant: Tenant, thrift: Thrift, *, has_cheaper
     left = quoted.amount_nanousd if is_least else ceil_quotient(quoted.amount_nanousd, thrift.fraction)
     ceilings = limits.ceilings(left)
     if has_cheaper:
-        ceilings = Ceilings(
-            min(ceilings.day_nanousd, _below(limits.day_nanousd, rules.degrade_at)),
-            min(ceilings.month_nanousd, _below(limits.month_nanousd, rules.degrade_at)),
-        )
+        active = Ceilings(_below(limits.day_nanousd, rules.degrade_at), _below(limits.month_nanousd, rules.degrade_at))
+        ceilings = lower(ceilings, active)
     return Offer(asked, quoted, ceilings, None)
 
 

@@ -57,6 +57,7 @@ class Reminder:
         fields = {
             "tenant": self.tenant,
             "feature": self.feature,
+            "key": hold.key,
             "month": self.month,
             "day": hold.day,
             "admitted_at": hold.admitted_at,

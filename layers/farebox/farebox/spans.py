@@ -28,6 +28,7 @@ def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> di
     fields: Mapping[str, Any] = {
         "tenant": call.tenant.name,
         "feature": call.caller.feature,
+        "key": call.caller.key,
         "month": call.windows.month,
         "day": hold.day,
         "admitted_at": hold.admitted_at,
