@@ -12,7 +12,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashe
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check build deploy bench-cold race agents bounds simulate mutants kills fuzz adversary lock clean
+.PHONY: help dev test check audit build deploy bench-cold race agents bounds simulate mutants kills fuzz adversary lock clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,14 @@ dev: $(VENV)/.local  ## run the gateway on 127.0.0.1:8787 (PORT moves it) with a
 test: $(VENV)/.dev  ## run all tests; 100 % branch coverage of the modules that decide, or it fails
 	@$(BIN)/python -m pytest -n 4 --dist worksteal --cov --cov-report=term
 
-check: $(VENV)/.dev  ## lint, format and type checks
+check: $(VENV)/.dev  ## lint, format and type checks, and the audit
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory audit
+
+audit: $(VENV)/.dev  ## known vulnerabilities of what requirements.lock pins (AUDIT=required fails where nobody can tell)
+	@$(BIN)/python -m local.audit $(if $(filter required,$(AUDIT)),--required)
 
 race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a budget of 1.00 USD
 	@$(BIN)/python -m tests.race

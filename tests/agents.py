@@ -143,7 +143,6 @@ def town(store_url: str, tenants: Sequence[str], *, budget_usd: Decimal, delay_s
             "OPENROUTER_BASE_URL": upstream,
             "OPENROUTER_API_KEY": "simulated",
             "TENANT_BUDGETS": json.dumps({name: {"daily": str(budget_usd), "monthly": 100} for name in tenants}),
-            "POWERTOOLS_LOG_LEVEL": "CRITICAL",
         }
         gateway = ["local.dev", "--store", store_url]
         urls = [parts.enter_context(_process(gateway, environment, starts_with="Farebox is at ")) for _ in range(2)]

@@ -39,6 +39,7 @@ from local.child import ROOT, connect
 from local.dynamodb_local import dynamodb_local, unavailable
 from local.simulator import Simulator, transport
 from local.sockets import Server
+from tests.overheard import require_no_secret
 from tests.verdict_of_kills import Verdict, verdict
 
 KILLS = 1000
@@ -82,6 +83,7 @@ class Town:
     table: str
     urls: dict[int, str] = field(default_factory=dict)
     processes: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
+    outputs: dict[int, asyncio.Task[str]] = field(default_factory=dict)
     in_flight: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     in_flight_at_kills: list[int] = field(default_factory=list)
@@ -99,28 +101,37 @@ class Town:
             "FAREBOX_TABLE": self.table,
             "FALLBACK_MODEL_CHAIN": CHAIN,
             "TENANT_BUDGETS": json.dumps({name: {"daily": usd, "monthly": usd} for name, usd in BUDGETS_USD.items()}),
-            "POWERTOOLS_LOG_LEVEL": "CRITICAL",
         }
         process = self.processes[number] = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "local.dev", "--store", self.store_url),
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
             env={**os.environ, **environment},
         )
         if process.stdout is None:
             raise RuntimeError("no pipe")
+        printed = b""
         async for line in process.stdout:
+            printed += line
             if line.startswith(b"Farebox is at "):
+                self.outputs[number] = asyncio.create_task(_rest(printed, process.stdout))
                 self.urls[number] = line.split()[3].decode()
                 return
-        raise RuntimeError("a gateway did not start")
+        raise RuntimeError(f"a gateway did not start: {printed.decode(errors='replace')}")
 
     async def kill(self, number: int) -> None:
-        """SIGKILL, whatever it is doing."""
+        """SIGKILL, whatever it is doing. Raises Leak when it has printed a secret."""
         url, process = self.urls.pop(number), self.processes.pop(number)
         self.in_flight_at_kills.append(self.in_flight[url])
         process.kill()
         await process.wait()
+        require_no_secret(await self.outputs.pop(number))
+
+
+async def _rest(printed: bytes, stream: asyncio.StreamReader) -> str:
+    """All that a process prints, read at once: a full pipe would stop it."""
+    return (printed + await stream.read()).decode(errors="replace")
 
 
 @asynccontextmanager

@@ -29,6 +29,8 @@ from typing import Any
 
 import httpx
 
+from tests.overheard import require_no_secret
+
 PATIENCE_S = 30.0
 """How long a test waits for something that must happen before it says that it did not."""
 BINARIES = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}
@@ -291,12 +293,13 @@ def environment(root: Path, handler: str, wiretap: Wiretap, gate: Gate) -> dict[
 
 @contextmanager
 def sandbox(root: Path, *, handler: str, variables: Mapping[str, str] | None = None) -> Iterator[Sandbox]:
-    """Runs the function below the root, which `build_root` made, until the block ends."""
+    """Runs the function below the root, which `build_root` made, until the block ends. Raises Leak."""
     with ExitStack() as stack:
         api, front = free_port(), free_port()
         wiretap = stack.enter_context(closing(Wiretap(("127.0.0.1", api))))
         gate = stack.enter_context(closing(Gate()))
         log = root / f"log-{uuid.uuid4().hex[:8]}"
+        stack.callback(lambda: require_no_secret(log.read_text(errors="replace")))  # when it has ended
         process = subprocess.Popen(
             [
                 *("sh", "-c", KEEPER),

@@ -24,10 +24,13 @@ import httpx
 from local.child import ROOT
 from local.dynamodb_local import dynamodb_local, unavailable
 from local.embedded_store import embedded_store
+from tests.overheard import Overheard, require_no_secret
 
 BUDGET_USD = "1.00"
 BUDGET_NANOUSD = 10**9
 CALLS = 500
+STOP_S = 30
+"""For a process to start, and to end."""
 CASES = ("plain", "streaming", "dropped", "no max_tokens")
 KEY = "local-gateway-key"
 STORES: dict[str, Callable[[], AbstractContextManager[str]]] = {
@@ -85,7 +88,6 @@ def town(store_url: str, tenants: list[str], *, gateways: int = 2, delay_s: floa
             "OPENROUTER_BASE_URL": upstream,
             "OPENROUTER_API_KEY": "simulated",
             "TENANT_BUDGETS": json.dumps(budgets),
-            "POWERTOOLS_LOG_LEVEL": "CRITICAL",
         }
         gateway = ["local.dev", "--store", store_url]
         urls = [
@@ -96,25 +98,29 @@ def town(store_url: str, tenants: list[str], *, gateways: int = 2, delay_s: floa
 
 @contextmanager
 def _process(command: list[str], environment: dict[str, str], *, starts_with: str) -> Iterator[str]:
-    """A Python module as a process; the URL that it says it is at."""
+    """A Python module as a process; the URL that it says it is at. Raises Leak when a gateway has printed a secret."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "layers" / "farebox"), **environment},
         text=True,
     )
     if process.stdout is None or process.stdin is None:
         raise RuntimeError("no pipes")
+    overheard = Overheard(process.stdout)
     try:
-        line = next((line for line in process.stdout if line.startswith(starts_with)), None)
-        if line is None:
-            raise RuntimeError(f"{command[0]} did not start")
+        line = overheard.line(starts_with, STOP_S)
         yield next(word for word in line.split() if word.startswith("http"))
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.stdin.close()
+        process.wait(STOP_S)
+        printed = overheard.close(STOP_S)
+    if command[0] == "local.dev":  # what the simulator prints is none of the gateway's
+        require_no_secret(printed)
 
 
 async def race(place: Town, tenant: str, case: str, *, calls: int, at_once: int) -> Result:

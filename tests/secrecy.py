@@ -2,7 +2,7 @@
 
 Each record that any logger of this process makes is seen, whoever handles it, with its fields and its exception; and
 so is each line of JSON that a test has written to stdout, which is what Powertools' logger makes of them. Code that a
-stack trace quotes is no secret.
+stack trace quotes is no secret. What processes print that tests start is looked at by overheard.py.
 """
 
 import logging

@@ -21,6 +21,7 @@ import pytest
 from local.child import ROOT
 from local.simulator import Simulator
 from local.sockets import Server
+from tests.overheard import require_no_secret
 
 PROC = Path("/proc")
 PATIENCE_S = 30
@@ -75,8 +76,8 @@ class Running:
 def running(**settings: str) -> Iterator[Running]:
     process = start(**settings)
     assert process.stdout is not None
+    lines = []
     try:
-        lines = []
         for line in process.stdout:
             lines.append(line)
             if line.startswith("  -d "):
@@ -87,7 +88,9 @@ def running(**settings: str) -> Iterator[Running]:
         yield Running(process, "".join(lines))
     finally:
         process.kill()
-        process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    require_no_secret("".join(lines) + out)
+    require_no_secret(err)
 
 
 # What it says.
@@ -185,6 +188,7 @@ def assert_one_sentence(process: subprocess.Popen[str], sentence: str) -> None:
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert len(err) < 400
+    require_no_secret(err)
 
 
 def test_a_wrong_setting_ends_it_with_one_clear_sentence() -> None:

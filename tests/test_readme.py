@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from local.child import ROOT
+from tests.overheard import Overheard, require_no_secret
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^```sh\n(.*?)^```(?:\n\n```http\n(.*?)^```)?", README, re.MULTILINE | re.DOTALL)
@@ -26,17 +27,19 @@ def make_dev(command: str) -> Iterator[str]:
         ["bash", "-c", f"exec env PORT=0 {command}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     assert process.stdout is not None
+    overheard = Overheard(process.stdout)
     try:
-        line = next(line for line in process.stdout if line.startswith("Farebox is at "))
-        yield line.split()[3].removesuffix("/api/v1")
+        yield overheard.line("Farebox is at ", 60).split()[3].removesuffix("/api/v1")
     finally:
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C: make and what it runs
-        process.communicate(timeout=30)
+        process.wait(30)
+        printed = overheard.close(30)
+    require_no_secret(printed)
 
 
 def shape(value: object) -> object:

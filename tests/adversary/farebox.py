@@ -20,7 +20,6 @@ def started(upstream: str, cap_nanousd: int, environment: Mapping[str, str] | No
         "OPENROUTER_API_KEY": "simulated",
         "DEFAULT_DAILY_BUDGET": str(cap_nanousd / NANO),
         "FAREBOX_CALL_DEADLINE_S": str(DEADLINE_S),
-        "POWERTOOLS_LOG_LEVEL": "CRITICAL",
         **(environment or {}),
     }
     with _process(["local.dev"], settings, starts_with="Farebox is at ") as url:
