@@ -22,6 +22,7 @@ from farebox.directory import Directory
 from farebox.gate import Gate
 from farebox.outage import Outage
 from farebox.rest import Response
+from farebox.rollups import Rollups
 from farebox.routes import answer
 from farebox.settings import Settings, settings_from
 from farebox.store import Store
@@ -167,12 +168,13 @@ def place_of(upstreams: Upstreams, *, chain: str = "", may_overrun: bool = False
     gate = Gate(
         settings=settings,
         store=store,
+        rollups=Rollups(client, TABLE),
         desk=Desk(
             store, directory, watch, settings, lambda: NOW, lambda: f"{chance.getrandbits(80):020x}", lambda _: None
         ),
         books=Books(store, watch, telemetry, lambda: NOW, lambda: 0.0, lambda _: None, outage),
         upstream=upstream,
-        catalogue=Catalogue(upstream, 1.0, lambda: 0.0),
+        catalogue=Catalogue(upstream, 1.0, lambda: 0.0, store.fee),
         breakers=Breakers(client, TABLE, telemetry.circuit, now=lambda: 1e9),
         telemetry=telemetry,
         outage=outage,

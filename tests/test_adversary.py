@@ -40,14 +40,9 @@ def test_our_gateway_keeps_its_promise_to_an_adversary(capsys: pytest.CaptureFix
     assert [str(result) for result in results if not (isinstance(result, Result) and result.is_right)] == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a model that searches by itself, with no price for that in the catalogue, bills a fee that no hold covers: "
-    "each call in flight may pass the cap by it (0.014 USD a call of sim/server-tool), and it is booked as an overrun",
-)
 def test_a_fee_that_nobody_asked_for_does_not_pass_the_cap(make_door: MakeDoor, simulator: Simulator) -> None:
     door = make_door(DEFAULT_DAILY_BUDGET="0.02")
-    for _ in range(2):
+    for _ in range(2):  # the first one teaches the fee
         door.chat(model="sim/server-tool", max_tokens=100)
     assert 0 < simulator.billed_nanousd <= nanousd("0.02")
 

@@ -53,6 +53,7 @@ def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
 def opened(wire: Wire, make_door: MakeDoor) -> Door:
     door = door_behind(wire, make_door, FALLBACK_MODEL_CHAIN="sim/cent")
     for model in (DOWN, "sim/524-html", "sim/cent"):
+        door.gate.catalogue.model(model)
         door.gate.breakers.wait_s(model)
     wire.seen.clear()
     return door

@@ -140,6 +140,8 @@ def test_a_call_of_last_month_is_corrected_in_last_month(each: Scene) -> None:
 # Once.
 
 CORRECTING = ["Query", "correct_span", "GetItem", "correct", "forget"]
+WALK = ["cursor", "registered", "registered", "GetItem"]
+"""What comes before that."""
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST, Fault.TWICE, Fault.DROPPED, Fault.LATE], ids=name_of)
@@ -182,7 +184,8 @@ def test_a_correction_whose_requests_never_get_through_is_completed_by_the_next_
 def test_a_sweep_that_dies_while_it_corrects_is_completed_by_the_next_whatever_that_hears(
     then: Handle, scene: Scene, embedded_url: str
 ) -> None:
-    for number in range(len(CORRECTING)):
+    written = len(WALK) + CORRECTING.index("correct_span")
+    for number in range(len(WALK) + len(CORRECTING)):
         for after in (False, True):
             before = scene.month().committed_nanousd
             hold = estimated(scene)
@@ -193,7 +196,7 @@ def test_a_sweep_that_dies_while_it_corrects_is_completed_by_the_next_whatever_t
             scene.sweep()
             # The dead sweep's word stands, if it was spoken; else what the next one hears.
             heard = {id(TRUTH): 4_000, id(UNKNOWN): hold}.get(id(then), 5 * 10**8)
-            cost = 4_000 if (number, after) >= (1, True) else heard
+            cost = 4_000 if (number, after) >= (written, True) else heard
             is_corrected(scene, before + cost)
     assert requests_of_a_sweep(scene, embedded_url) == 5  # none for what has ended
 

@@ -53,10 +53,11 @@ def embedded_door(embedded_wire: Wire, make_door: MakeDoor) -> Door:
 
 
 def door_behind(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
-    """A gate at a fixed moment that knows the tenant `default` and the circuit of sim/ok; the month is registered."""
+    """A gate at a fixed moment that knows the tenant `default`, its month, and price and circuit of sim/ok."""
     door = at(NOW.timestamp, make_door(store_url=wire.url, **settings), wire)
     door.gate.desk.directory.at("default", NOW)
     door.gate.desk.directory.register("default", MONTH)
+    door.gate.catalogue.model("sim/ok")
     door.gate.breakers.wait_s("sim/ok")
     wire.seen.clear()
     return door

@@ -27,9 +27,10 @@ def warm(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
 
 
 def opened(wire: Wire, make_door: MakeDoor, **settings: str) -> Door:
-    """A gate that knows its tenant and its circuits, and asks the table for each thing once: here nearly all fail."""
+    """A gate that knows tenant, prices and circuits, and asks the table for each thing once: here nearly all fail."""
     gate = door_behind(wire, make_door, **settings).gate
     for model in ("sim/cent", "sim/cut", "sim/agent"):
+        gate.catalogue.model(model)
         gate.breakers.wait_s(model)
     once = Config(retries={"total_max_attempts": 1})
     store = Store(connect(wire.url, once), gate.settings.farebox_table)

@@ -197,7 +197,7 @@ def test_a_call_too_many_in_flight_is_one_update(wire: Wire, make_door: MakeDoor
     rules = {"default": {"in_flight": 1}}
     door = door_behind(wire, make_door, TENANT_BUDGETS=json.dumps(rules))
     assert isinstance(door.gate.store.reserve("default", MONTH, Hold("a", 0, DAY, 0, 960, "sim/ok"), AMPLE), Ledger)
-    wire.seen.clear()
+    warm(wire, door, "sim/ok")
     assert door.chat().reason == "too_many_in_flight"
     assert wire.steps == ["reserve"]
 
@@ -206,11 +206,43 @@ def test_a_call_that_can_never_fit_is_one_read_and_no_update(
     wire: Wire, make_door: MakeDoor, simulator: Simulator
 ) -> None:
     door = door_behind(wire, make_door, DEFAULT_DAILY_BUDGET="0")
+    warm(wire, door, "sim/ok")
     refused = [door.chat() for _ in range(2)]
     assert [(each.status, each.reason) for each in refused] == [(429, "budget_exhausted")] * 2
     assert wire.steps == ["GetItem", *TOLD, "GetItem"]
     assert wire.seen[0].key == ("TENANT#default", f"LEDGER#{MONTH}")
     assert chats_sent(simulator) == 0
+
+
+# Fees that were learnt.
+
+
+def test_the_first_call_that_costs_more_than_its_hold_is_one_update_more_and_the_next_one_reads_what_it_taught(
+    wire: Wire, door: Door
+) -> None:
+    warm(wire, door, "sim/server-tool")
+    for steps in (["reserve", "put_span", "learn", "settle"], ["fee", "reserve", "put_span", "settle"]):
+        wire.seen.clear()
+        door.chat(model="sim/server-tool", max_tokens=100)
+        assert wire.steps == steps
+    wire.seen.clear()
+    door.chat(model="sim/server-tool", max_tokens=100)
+    assert wire.operations == ADMITTED
+
+
+def test_what_was_learnt_of_a_model_is_read_with_its_prices_only_by_each_of_its_names(
+    wire: Wire, make_door: MakeDoor
+) -> None:
+    door = door_behind(wire, make_door)
+    for model in ("sim/cent", "sim/canonical"):
+        door.gate.breakers.wait_s(model)
+    wire.seen.clear()
+    for _ in range(2):
+        door.chat(model="sim/cent", max_tokens=16)
+        door.chat(model="sim/canonical")
+    reads = [seen.key[1] for seen in wire.seen if seen.step == "fee"]
+    assert reads == ["sim/cent", "sim/canonical", "sim/canonical-20260801"]
+    assert [operation for operation in wire.operations if operation != "GetItem"] == ADMITTED * 4
 
 
 # States.
@@ -272,7 +304,7 @@ def test_the_circuit_of_each_model_is_read_once_in_fifteen_seconds(wire: Wire, m
     def reads(model: str) -> list[tuple[str, str]]:
         wire.seen.clear()
         door.chat(model=model)
-        assert [seen.operation for seen in wire.seen if seen.step != "breaker"] == ADMITTED
+        assert [seen.operation for seen in wire.seen if seen.step not in ("breaker", "fee")] == ADMITTED
         return [seen.key for seen in wire.seen if seen.step == "breaker"]
 
     assert reads("sim/ok") == [("BREAKER", "sim/ok")]

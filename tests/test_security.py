@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farebox.errors import InvalidTenant
+from farebox.ledger import Limits
 from farebox.rest import request_of
 from farebox.routes import answer
-from farebox.rules import Rules
 from farebox.store import Store
-from farebox.tenants import checked_name
+from farebox.tenants import Tenant, checked_name
 from farebox.upstream import Upstream
 from local.child import ROOT
 from local.in_process import InProcess
@@ -252,7 +252,7 @@ class Keys:
         self.asked.clear()
         store = Store(self, "t")  # type: ignore[arg-type]
         store.ledger(name, month)
-        store.tenant(name, Rules())
+        store.tenant(Tenant(name, Limits(1, 1, 0)))
         return list(self.asked)
 
 

@@ -63,6 +63,8 @@ def test_variables_of_others_are_not_read() -> None:
         ("FAREBOX_MIN_OUTPUT_TOKENS", "16", 16),
         ("FAREBOX_TIME_ZONE", "Asia/Kathmandu", "Asia/Kathmandu"),
         ("FAREBOX_TABLE", "books", "books"),
+        ("AUTO_CREATE_TENANTS", "false", False),
+        ("AUTO_CREATE_TENANTS", "TRUE", True),
         ("OTEL_SERVICE_NAME", "costs", "costs"),
         ("FALLBACK_MODEL_CHAIN", "acme/m1", ["acme/m1"]),
         ("FALLBACK_MODEL_CHAIN", " acme/m1 ,acme/m2:free", ["acme/m1", "acme/m2:free"]),
@@ -257,6 +259,7 @@ def test_default_thresholds_are_compared_with_each_other() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("AUTO_CREATE_TENANTS", "yes"),
         ("OPENROUTER_BASE_URL", "openrouter.ai/api/v1"),
         ("OPENROUTER_BASE_URL", "ftp://openrouter.ai"),
         ("FAREBOX_TIME_ZONE", "Mars/Olympus"),

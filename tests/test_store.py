@@ -225,12 +225,13 @@ TENANT = Tenant(
     ),
 )
 RULES = {"#rules": "rules"}
+DEFAULT = Tenant("acme", Limits(5, 6, 0), "Asia/Tokyo")
 
 
 def test_a_tenant_is_read_as_it_was_seeded(store: Store) -> None:
-    assert store.tenant("acme", Rules()) is None
+    assert store.tenant(DEFAULT) is None
     assert store.seed_tenant(TENANT) is True
-    assert store.tenant("acme", Rules()) == TENANT
+    assert store.tenant(DEFAULT) == TENANT
 
 
 def test_a_tenant_without_rules_of_its_own_has_those_that_are_given(store_url: str) -> None:
@@ -240,7 +241,9 @@ def test_a_tenant_without_rules_of_its_own_has_those_that_are_given(store_url: s
     key = {"pk": {"S": "TENANT#acme"}, "sk": {"S": "CONFIG"}}
     client.update_item(TableName=table, Key=key, UpdateExpression="REMOVE #rules", ExpressionAttributeNames=RULES)
     given = replace(TENANT.rules, in_flight=3)
-    assert store.tenant("acme", given) == replace(TENANT, limits=replace(TENANT.limits, in_flight=3), rules=given)
+    assert store.tenant(replace(DEFAULT, rules=given)) == replace(
+        TENANT, limits=replace(TENANT.limits, in_flight=3), rules=given
+    )
 
 
 def test_rules_of_a_tenant_are_laid_over_those_that_are_given(store_url: str) -> None:
@@ -254,7 +257,7 @@ def test_rules_of_a_tenant_are_laid_over_those_that_are_given(store_url: str) ->
         ExpressionAttributeNames=RULES,
         ExpressionAttributeValues={":rules": {"S": '{"in_flight": 5, "warn_at": 0.55}'}},
     )
-    found = store.tenant("acme", Rules(fallbacks=("b",), in_flight=9))
+    found = store.tenant(replace(DEFAULT, rules=Rules(fallbacks=("b",), in_flight=9)))
     assert found is not None
     assert found.rules == Rules(fallbacks=("b",), in_flight=5, warn_at=Decimal("0.55"))
     assert found.limits.in_flight == 5
@@ -263,12 +266,12 @@ def test_rules_of_a_tenant_are_laid_over_those_that_are_given(store_url: str) ->
 def test_seeding_a_tenant_that_is_there_changes_nothing(store: Store) -> None:
     store.seed_tenant(TENANT)
     assert store.seed_tenant(Tenant("acme", Limits(0, 0, 9), "UTC")) is False
-    assert store.tenant("acme", Rules()) == TENANT
+    assert store.tenant(DEFAULT) == TENANT
 
 
 def test_a_tenant_that_has_only_called_has_no_configuration(store: Store) -> None:
     store.reserve("acme", MONTH, HOLD, AMPLE)
-    assert store.tenant("acme", Rules()) is None
+    assert store.tenant(DEFAULT) is None
     assert store.seed_tenant(TENANT) is True
     assert store.ledger("acme", MONTH).held_nanousd == HOLD.amount_nanousd
 
@@ -300,7 +303,7 @@ CALLS: Mapping[str, Callable[[Store], object]] = {
     "ledger": lambda store: store.ledger("acme", MONTH),
     "put_span": lambda store: store.put_span("SPANS#1", "a", SPAN),
     "spans": lambda store: list(store.spans("SPANS#1")),
-    "tenant": lambda store: store.tenant("acme", Rules()),
+    "tenant": lambda store: store.tenant(DEFAULT),
     "seed_tenant": lambda store: store.seed_tenant(TENANT),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

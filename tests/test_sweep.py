@@ -1,5 +1,6 @@
 """A lost call ends at its true cost, or at its hold when nobody knows it in time: once, whatever dies on the way."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,6 +9,7 @@ import pytest
 
 from farebox.admission import HOLD_SECONDS
 from farebox.ledger import Estimate, Hold, Ledger, Limits
+from farebox.upstream import GET_TIMEOUT_S
 from local.scenarios import Fault as Scenario
 from tests.scenes import (
     BOOKED,
@@ -198,6 +200,19 @@ def test_a_record_that_tells_no_cost_changes_nothing_until_the_hold_expires(scen
     scene.clock.at = START + timedelta(seconds=HOLD_SECONDS)
     assert scene.sweep() == {**NOTHING, "estimated": len(BAD_RECORDS)}
     scene.has_ended(held, is_estimated=True)
+
+
+def test_a_record_that_comes_in_drops_is_given_up_in_seconds(scene: Scene) -> None:
+    def drops() -> Iterator[bytes]:
+        for _ in range(3600):
+            scene.clock.sleep(1)
+            yield b" "
+
+    scene.call()
+    scene.records.other = lambda _: httpx.Response(200, content=drops())
+    began = scene.clock.seconds()
+    assert scene.sweep() == WAITING
+    assert scene.clock.seconds() - began <= GET_TIMEOUT_S + 1
 
 
 def test_a_record_that_comes_after_a_failure_is_believed(scene: Scene) -> None:

@@ -1,24 +1,30 @@
 """Holds of functions that died: a walk over all ledgers finds them, whatever step their call had come to."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 
+from farebox import spans
 from farebox import sweep as sweeping
 from farebox.admission import HOLD_SECONDS
 from farebox.ledger import MAX_IN_FLIGHT, Estimate, Hold, Ledger, Limits
+from farebox.reminders import Reminder
 from farebox.store import StoreError
 from farebox.sweep import sweep
 from farebox.tenants import Tenant
 from tests.conftest import connected
 from tests.scenes import (
+    BOOKED,
     ESTIMATED,
     NOTHING,
     NOVEMBER,
+    READY_S,
     START,
     UNKNOWN,
     Killed,
@@ -162,11 +168,89 @@ def test_a_walk_whose_time_is_out_is_gone_on_with_by_the_next(scene: Scene) -> N
     for tenant in TENANTS:
         left_by(scene, tenant)
     scene.clock.sleep(HOLD_SECONDS)
-    time = iter([True, True, False])
-    assert sweep(scene.sweeper, lambda: next(time)) == {**NOTHING, "estimated": 2}
+    assert sweep(scene.sweeper, asked(4)) == {**NOTHING, "estimated": 2}
     assert open_holds(scene) == {*TENANTS[2:]}
     assert sweep(scene.sweeper, lambda: False) == NOTHING
     assert scene.sweep() == {**NOTHING, "estimated": 3}
+
+
+def asked(times: int) -> Callable[[], bool]:
+    """Time is left so often: a walk asks before each ledger and each hold."""
+    left = iter([True] * times)
+    return lambda: next(left, False)
+
+
+def ledgers_of(wire: Wire) -> list[str]:
+    """The tenants whose ledgers were read, in order, since this was asked."""
+    keys = [seen.key for seen in wire.seen if seen.operation == "GetItem"]
+    wire.seen.clear()
+    return [pk.removeprefix("TENANT#") for pk, sk in keys if sk.startswith("LEDGER#")]
+
+
+def test_time_is_asked_for_before_each_ledger_and_the_next_walk_begins_behind_the_last_one(
+    wired: Scene, wire: Wire
+) -> None:
+    for tenant in TENANTS:
+        wired.store.register(tenant, NOVEMBER)
+    wire.seen.clear()
+    read = []
+    for _ in range(4):
+        sweep(wired.sweeper, asked(2))
+        read.append(ledgers_of(wire))
+    assert read == [["ada", "bob"], ["cyd", "dan"], ["eve"], ["ada", "bob"]]
+
+
+def test_a_walk_whose_time_is_out_within_a_ledger_is_gone_on_with_in_that_ledger(wired: Scene, wire: Wire) -> None:
+    for tenant in TENANTS:
+        for number in range(3):
+            left_by(wired, tenant, id=f"{tenant}-{number}")
+    wired.clock.sleep(HOLD_SECONDS)
+    sweep(wired.sweeper, asked(4 + 2))
+    assert [len(wired.month(tenant=tenant).holds) for tenant in TENANTS] == [0, 2, 3, 3, 3]
+    wire.seen.clear()
+    assert wired.sweep() == {**NOTHING, "estimated": 11}
+    assert ledgers_of(wire) == [*TENANTS[1:]]
+
+
+def test_lost_calls_whose_records_take_all_the_time_keep_no_walk_from_its_ledgers(scene: Scene) -> None:
+    left_by(scene, "acme")
+    scene.clock.sleep(HOLD_SECONDS - 1)
+    for _ in range(5):
+        scene.call()
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        scene.clock.sleep(60)
+        return UNKNOWN(request)
+
+    scene.records.other = slow
+    scene.clock.sleep(1)
+    until = scene.clock.seconds() + 210
+    assert sweep(scene.sweeper, lambda: scene.clock.seconds() < until) == {**NOTHING, "estimated": 1, "waiting": 4}
+    assert dict(scene.month(tenant="acme").holds) == {}
+
+
+@pytest.mark.parametrize("step", ["cursor", "registered", "GetItem", "move_cursor"])
+def test_a_walk_that_is_broken_off_keeps_no_reminder_waiting_and_the_run_counts_as_failed(
+    step: str, wired: Scene, wire: Wire
+) -> None:
+    for tenant in TENANTS[:2]:
+        wired.store.register(tenant, NOVEMBER)
+    wired.call(tenant="bob")
+    sweep(wired.sweeper, asked(1))  # the next walk will move the cursor
+    wired.clock.sleep(READY_S)
+    wire.plan = lambda seen: Fault.FAILED if seen.step == step and seen.key[1] != "CONFIG" else None
+    with pytest.raises(StoreError):
+        wired.sweep()
+    assert (dict(wired.month(tenant="bob").holds), wired.reminders) == ({}, [])
+
+
+def test_a_hold_that_the_walk_finds_ends_as_its_reminder_has_it(scene: Scene) -> None:
+    hold = left_by(scene)
+    known = Reminder(spans.key(hold)[0], "default", hold.feature, NOVEMBER, hold, None, cost_nanousd=1_234)
+    scene.store.remind(hold.id, known.item())
+    scene.clock.sleep(HOLD_SECONDS)
+    assert scene.sweep() == BOOKED
+    scene.has_ended(1_234)
 
 
 @pytest.mark.parametrize("step", ["GetItem", "settle"])
@@ -214,7 +298,7 @@ def test_a_walk_whose_requests_never_get_through_is_completed_by_the_next(
 
 
 def test_a_walk_that_dies_at_any_request_is_completed_by_the_next(scene: Scene, embedded_url: str) -> None:
-    walk = ["Query", "cursor", "registered", "registered", "GetItem", "span", "resolve_span", "settle", "forget"]
+    walk = ["cursor", "registered", "registered", "GetItem", "reminder", "span", "resolve_span", "settle", "forget"]
     for number in range(len(walk)):
         for after in (False, True):
             scene.clock.at = START

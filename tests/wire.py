@@ -10,7 +10,7 @@ from typing import Self
 import httpx
 
 from farebox.circuits import BREAKER
-from farebox.store import EVENTS, LOST
+from farebox.store import EVENTS, FEES, LOST, ROLLUP
 from local.sockets import Cut, HttpRequest, HttpResponse, Server
 
 
@@ -61,7 +61,7 @@ class Seen:
         if self.operation == "PutItem":
             return PUTS.get(self.key[0].partition("#")[0], "put_span")
         if self.operation == "GetItem":
-            return {BREAKER: "breaker", "SWEEP": "cursor"}.get(self.key[0], "GetItem")
+            return {BREAKER: "breaker", FEES: "fee", "SWEEP": "cursor"}.get(self.key[0], "GetItem")
         if self.operation == "Query" and self.key[0].startswith("LEDGERS#"):
             return "registered"
         return {"DeleteItem": "forget"}.get(self.operation, self.operation)
@@ -71,6 +71,10 @@ class Seen:
         update = json.loads(self.body)["UpdateExpression"]
         if self.key[0] == LOST:
             return "look_again"
+        if self.key[0] == FEES:
+            return "learn"
+        if self.key[0] == ROLLUP:
+            return "claim" if "#by" in update else "move"
         if self.key[0].startswith("SPANS#"):
             return "correct_span" if "estimated_nanousd" in update else "resolve_span"
         return next((step for step, part in PARTS.items() if part in update), "reserve")
@@ -102,6 +106,8 @@ PUTS = {
     BREAKER: "put_breaker",
     "LEDGERS": "register",
     "SWEEP": "move_cursor",
+    ROLLUP: "mark_stale",
+    "USAGE": "put_rollup",
 }
 
 

@@ -60,6 +60,8 @@ class Case:
     is_unknowable: bool = False
     scales: bool = False
     """Whether the case is run with every number of clients at once."""
+    is_in_turn: bool = False
+    """Whether it is run by one client, whose next call comes when the last one has ended."""
 
 
 def _streamed(asked: Asked) -> Asked:
@@ -126,6 +128,12 @@ PRICES: Final = (
     ),
     Case("reasoning", "output that nobody sees", (Wave({"model": "sim/reasoning", "max_tokens": 400}),)),
     Case("server tool", "0.014 USD of searches that nobody asked for", (Wave({"model": "sim/server-tool"}),)),
+    Case(
+        "fee that nobody announced",
+        "the same, one call at a time",
+        (Wave({"model": "sim/server-tool", "max_tokens": 100}, share=0.2),),
+        is_in_turn=True,
+    ),
     Case(
         "web search",
         "a plugin's fee",

@@ -36,8 +36,14 @@ async def run_all(place: Place, cases: Iterable[Case], size: Size) -> AsyncItera
     for case in cases:
         if not case.waves:
             continue  # midnight.py
-        for at_once in size.at_once if case.scales else size.at_once[:1]:
+        for at_once in _at_once(case, size):
             yield await run(place, case, size, at_once)
+
+
+def _at_once(case: Case, size: Size) -> tuple[int, ...]:
+    if case.is_in_turn:
+        return (1,)
+    return size.at_once if case.scales else size.at_once[:1]
 
 
 async def run(place: Place, case: Case, size: Size, at_once: int) -> Result | Skipped:

@@ -18,7 +18,7 @@ Reading order:
     mutants      ledgers that are wrong on purpose
     requests     random requests, for comparing the table with DynamoDB Local
 
-Not in it: rollups (I9), an allowance for outages of the ledger, tenants' keys, more than one call at a time in an
+Not in it: an allowance for outages of the ledger, tenants' keys, more than one call at a time in an
 environment, DynamoDB's limits of size and throughput, and copies of requests that AWS would refuse as signed too long
 ago.
 """

@@ -9,6 +9,8 @@ I5  nothing above changes when a message is repeated
 I6  nor when a process dies: after the sweeps it is all true
 I7  nothing is sent upstream without a hold
 I8  no call is booked or billed above its hold
+I9  at the end every rollup is the sum of the spans it is of, and those of days and months are what the ledgers have
+    spent, to the nano-dollar
 """
 
 from collections import Counter
@@ -20,6 +22,7 @@ from farebox.aws import from_dynamodb
 from farebox.ledger import Hold, Ledger, Limits
 from farebox.store import LOST, ledger_of
 from local.bill import Generation
+from tests.rollup_truth import expected, stored
 
 from .expressions import Item
 from .memory import Key
@@ -149,6 +152,7 @@ class Auditor:
             _require_true(held, spans.get(id_), billed[id_])
         _require(set(billed) <= set(self.holds), f"I7: billed without a hold: {set(billed) - set(self.holds)}")
         self._compare(spans)
+        self._rolled_up(items)
 
     def _billed(self, bill: Iterable[Generation]) -> Counter[str]:
         billed: Counter[str] = Counter()
@@ -170,6 +174,18 @@ class Auditor:
                 spent = by_day.pop((tenant, month, day), 0)
                 _require(ledger.spent_on(day) == spent, f"I4: {tenant} {month} {day}: {ledger}, spans {spent}")
         _require(not +by_month and not +by_day, f"I4: spans without a ledger: {by_month} {by_day}")
+
+    def _rolled_up(self, items: Mapping[Key, Item]) -> None:
+        """Rollups with spans, and with ledgers."""
+        wanted, found = expected(items.values()), stored(items.values())
+        for key in sorted(wanted.keys() | found.keys()):
+            _require(wanted.get(key) == found.get(key), f"I9: {key}: {found.get(key)}, spans say {wanted.get(key)}")
+        for (pk, sk), ledger in self._ledgers.items():
+            usage = f"USAGE#{pk.removeprefix('TENANT#')}#{sk.removeprefix('LEDGER#')}"
+            spent = {"M": ledger.spent_nanousd} | {f"D#{day:02}": ledger.spent_on(day) for day in ledger.committed_by_day}
+            for window, nanousd in spent.items():
+                summed = found.get((usage, window), {}).get(("total", ""), {}).get("c", 0)
+                _require(summed == nanousd, f"I9: {usage} {window}: {summed}, the ledger says {nanousd}")
 
 
 def _require(is_true: object, sentence: str) -> None:

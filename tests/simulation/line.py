@@ -88,6 +88,9 @@ class Line:
     def delete_item(self, **request: Any) -> Answer:
         return self._sent("delete_item", request)
 
+    def batch_get_item(self, **request: Any) -> Answer:
+        return self._sent("batch_get_item", request)
+
     def get_paginator(self, operation: str) -> Pages:
         return Pages(lambda request: self._sent(operation, request))
 
@@ -166,6 +169,8 @@ def _name(operation: str, request: Mapping[str, Any]) -> str:
     """For people who read a trace."""
     if operation == "query":
         return f"query {request['ExpressionAttributeValues']}"
+    if operation == "batch_get_item":
+        return f"batch_get_item {request['RequestItems']}"
     key = request.get("Key") or request["Item"]
     what = request.get("UpdateExpression", "").partition(" ADD ")[0]
     names = request.get("ExpressionAttributeNames", {})

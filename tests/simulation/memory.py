@@ -25,6 +25,7 @@ class Memory:
 
     def __init__(self, on_write: OnWrite = _nobody, *, page_size: int = 100) -> None:
         self._items: dict[Key, Item] = {}
+        self._partitions: dict[str, dict[Key, Item]] = {}
         self._last: dict[Key, Item] = {}
         self._on_write = on_write
         self.page_size = page_size
@@ -43,6 +44,7 @@ class Memory:
             "get_item": self.get_item,
             "delete_item": self.delete_item,
             "query": self.query,
+            "batch_get_item": self.batch_get_item,
         }[operation]
         return handle(**request)
 
@@ -94,12 +96,22 @@ class Memory:
         item = self._last.get(_key(request["Key"]))
         return {"Item": dict(item)} if item else {}
 
+    def batch_get_item(self, **request: Any) -> Answer:
+        """As the items are now; those that do not fit on a page are for the next request."""
+        ((table, asked),) = request["RequestItems"].items()
+        keys = asked["Keys"]
+        found = [self._items.get(_key(key)) for key in keys[: self.page_size]]
+        left = {table: {**asked, "Keys": keys[self.page_size :]}} if len(keys) > self.page_size else {}
+        return {"Responses": {table: [dict(item) for item in found if item]}, "UnprocessedKeys": left}
+
     def query(self, **request: Any) -> Answer:
         """One page."""
         given = _given(request, "Query")
         chosen = condition(request["KeyConditionExpression"]).holds
         after = _key(request["ExclusiveStartKey"]) if "ExclusiveStartKey" in request else None
-        found = sorted(key for key, item in self._items.items() if chosen(item, given))
+        # Every one of our conditions begins with the partition.
+        partition = given.value(request["KeyConditionExpression"].split()[2])["S"]
+        found = sorted(key for key, item in self._partitions.get(partition, {}).items() if chosen(item, given))
         if after is not None:
             found = [key for key in found if key > after]
         size = request.get("Limit", self.page_size)
@@ -108,6 +120,9 @@ class Memory:
         if "FilterExpression" in request:
             passes = condition(request["FilterExpression"]).holds
             page = [item for item in page if passes(item, given)]
+        if "ProjectionExpression" in request:
+            names = [given.name(token) for token in request["ProjectionExpression"].split(", ")]
+            page = [{name: item[name] for name in names if name in item} for item in page]
         return {"Items": [dict(item) for item in page], "Count": len(page), **more}
 
     def get_paginator(self, operation: str) -> "Pages":
@@ -129,10 +144,12 @@ class Memory:
 
     def _write(self, key: Key, before: Item, after: Item) -> None:
         self._last[key] = before
+        partition = self._partitions.setdefault(key[0], {})
         if after:
-            self._items[key] = after
+            self._items[key] = partition[key] = after
         else:
             self._items.pop(key, None)
+            partition.pop(key, None)
         if before != after:
             self.writes += 1
             self._on_write(key, before, after)
@@ -167,7 +184,8 @@ def _given(request: Request, operation: str) -> Given:
                 (update if name == "UpdateExpression" else condition)(request[name]).used
                 for name in _EXPRESSIONS
                 if name in request
-            )
+            ),
+            (token for token in request.get("ProjectionExpression", "").split(", ") if token[:1] == "#"),
         )
     except Invalid as e:
         raise _error("ValidationException", operation, str(e)) from None

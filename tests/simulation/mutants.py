@@ -15,6 +15,8 @@
     leaves-no-marks             a copy of a message that comes late holds again
     walks-nowhere               holds of functions that have died are left
     holds-nothing               a call is made for which nothing was written
+    adds-to-rollups             spans are added to what an hour had, which is not summed anew
+    marks-nothing               a change of a span that is long over is told to nobody
 
 One that survives is a rule that nobody would miss, or a simulation that does not look.
 """
@@ -28,13 +30,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from farebox import fold as folding
 from farebox import sweep as sweeping
 from farebox.admission import Admission
 from farebox.books import Books
 from farebox.ledger import Hold, Ledger
 from farebox.relay import Relay
+from farebox.rollups import Rollup
 from farebox.settlement import Outcome, Receipt, Settlement
 from farebox.store import Store
+from farebox.tally import Tally
 from farebox.tenants import windows
 
 from .world import run
@@ -44,6 +49,7 @@ Patches = tuple[tuple[object, str, object], ...]
 SEEDS = 400
 _update, _settle, _resolve_span = Store._update, Store.settle, Store.resolve_span
 _end = Books.end
+_put = folding._put
 
 
 def _without(*words: str) -> Patches:
@@ -109,6 +115,14 @@ def _unheld(self: Store, tenant: str, month: str, *_more: Any) -> Any:
     return self.ledger(tenant, month)
 
 
+def _added(run: Any, key: Any, fields: Any, before: Rollup) -> Rollup:
+    """What was there before, and all there is once more."""
+    tally = Tally.of(fields)
+    if before.rev:
+        tally.merge(Tally.of(before.fields))
+    return _put(run, key, {**fields, **tally.item()}, before)
+
+
 def _nothing(*_: Any) -> tuple[()]:
     return ()
 
@@ -131,6 +145,8 @@ MUTANTS: Mapping[str, Patches] = {
     "leaves-no-marks": ((Store, "_repeat", _nothing),),
     "walks-nowhere": ((sweeping, "_walked", _nothing),),
     "holds-nothing": ((Store, "reserve", _unheld),),
+    "adds-to-rollups": ((folding, "_put", _added),),
+    "marks-nothing": ((Store, "mark_stale", _nothing),),
 }
 
 

@@ -16,8 +16,10 @@ from farebox.books import Books
 from farebox.breaker import Breakers
 from farebox.catalogue import Catalogue
 from farebox.directory import Directory
+from farebox.fold import Folder
 from farebox.gate import Gate
 from farebox.outage import Outage
+from farebox.rollups import Rollups
 from farebox.settings import Settings, settings_from
 from farebox.store import Store
 from farebox.sweep import Sweeper
@@ -71,6 +73,15 @@ class Recorder(Telemetry):
     def overrun(self, fields: Mapping[str, Any]) -> None:
         self._fail(Violation(f"I8: an overrun: {dict(fields)}"))
 
+    def hour(self, fields: Mapping[str, Any]) -> None:
+        pass
+
+    def folded(self, fields: Mapping[str, Any]) -> None:
+        self._note(f"folded: {dict(fields)}")
+
+    def skipped(self, fields: Mapping[str, Any]) -> None:
+        self._fail(Violation(f"I9: a span cannot be read: {dict(fields)}"))
+
     def failure(self, what: str, fields: Mapping[str, Any]) -> None:  # noqa: ARG002 - as the original
         self._note(f"failure: {what}")
         if what == "bug":
@@ -105,11 +116,12 @@ class Parts:
         return Gate(
             settings=settings,
             store=store,
+            rollups=Rollups(self.client, TABLE),
             desk=Desk(store, directory, watch, settings, now, self._new_hold_id, self.scheduler.sleep),
             books=Books(store, watch, self.telemetry, now, self.monotonic, self.scheduler.sleep, outage),
             outage=outage,
             upstream=upstream,
-            catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, self.monotonic),
+            catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, self.monotonic, store.fee),
             breakers=Breakers(self.client, TABLE, self.telemetry.circuit, now=seconds),
             telemetry=self.telemetry,
             now=now,
@@ -125,7 +137,17 @@ class Parts:
             return datetime.fromtimestamp(seconds(), UTC)
 
         watch, directory = Watch(store, self.telemetry, now), Directory(store, self.settings)
-        return Sweeper(store, directory, watch, self._upstream(), self.telemetry, now)
+        return Sweeper(store, directory, watch, self._upstream(), self.telemetry, now, self._new_hold_id)
+
+    def folder(self) -> Folder:
+        """The other half of it."""
+        seconds = self._clock()
+
+        def now() -> datetime:
+            return datetime.fromtimestamp(seconds(), UTC)
+
+        rollups = Rollups(self.client, TABLE)
+        return Folder(Store(self.client, TABLE), rollups, self.telemetry, now, self._new_hold_id)
 
     def monotonic(self) -> float:
         return self.scheduler.now_s

@@ -13,11 +13,14 @@ from aws_lambda_powertools.utilities.circuit_breaker import base as powertools
 from botocore.exceptions import BotoCoreError, ClientError
 
 from farebox.aws import to_dynamodb
+from farebox.fold import fold
 from farebox.gate import Gate
+from farebox.hours import HOUR_S, began, hour_of
 from farebox.ledger import Limits
 from farebox.money import dumps
+from farebox.rollups import Rollups
 from farebox.routes import answer
-from farebox.store import LOST, Store, StoreError
+from farebox.store import LOST, ROLLUP, STALE, Store, StoreError
 from farebox.sweep import Sweeper, sweep
 from farebox.tenants import Tenant, windows
 
@@ -26,7 +29,7 @@ from .invariants import Auditor
 from .line import Line
 from .memory import Memory
 from .orders import MODELS, Order, changed, order, repriced, some_models
-from .parts import KEY, TABLE, Parts, Recorder, settings_for
+from .parts import KEY, SKEW_S, TABLE, Parts, Recorder, settings_for
 from .road import OpenRouter, Road
 from .scheduler import FUNCTION_S, Actor, Crash, Scheduler, Violation
 from .weather import CALM, ROUGH, ZONES, Weather, edge
@@ -34,6 +37,10 @@ from .weather import CALM, ROUGH, ZONES, Weather, edge
 SETTLE_S = 10
 SWEEPS = 30
 ROUGH_SWEEPS = 8
+FOLDS = 0.2
+"""How often a sweep is followed by a fold."""
+FOLDED_AFTER = (2, 6)
+"""So many sweeps, when nobody calls any more."""
 CALLS = (2, 2, 3, 3, 4, 8)
 """Of one function."""
 PACES = (0.05, 0.2, 1.0)
@@ -86,6 +93,7 @@ class World:
             name = f"t{number}"
             tenant = self._changed(Tenant(name, Limits(0, 0, 0), each))
             Store(cast("Any", self.memory), TABLE).seed_tenant(tenant)
+        Rollups(cast("Any", self.memory), TABLE).move(hour_of(int(start_s - SKEW_S)))
         self.seeded: list[Item] = list(self.memory.items.values())
         self._people()
 
@@ -106,6 +114,7 @@ class World:
             try:
                 self.scheduler.run()
                 self._quiet()
+                self._folded_up()
                 self._auditor.finish(self.memory.items, self._simulator.generations)
             except Violation as e:
                 self.result.violation = str(e)
@@ -164,7 +173,7 @@ class World:
         if not self.scheduler.revive():
             raise Crash
 
-    # Sweepers.
+    # Sweepers, which also fold.
 
     def _sweeper(self, actor: Actor) -> None:
         sweeper: Sweeper | None = None
@@ -174,10 +183,27 @@ class World:
                 sweeper = sweeper or self._parts.sweeper()
                 actor.began_s = self.scheduler.now_s
                 self._note(f"sweeps: {self._swept(sweeper)}")
+                if self._chance.random() < FOLDS:
+                    self._fold(iter((True, True)))
                 actor.began_s = None
             except Crash:
                 sweeper = None
                 self._buried(actor)
+
+    def _fold(self, left: Iterator[bool]) -> None:
+        """Of so many hours at most."""
+        try:
+            fold(self._parts.folder(), lambda: next(left, False))
+        except StoreError as e:
+            self._note(repr(e))
+
+    def _folded_up(self) -> None:
+        """The last run: every hour that there were calls in, and all that were changed since."""
+        hours = [pk.split("#")[1] for pk, _ in self.memory.items if pk.startswith("SPANS#")]
+        watermark = self.memory.items[ROLLUP, "WATERMARK"]["hour"]["S"]
+        late = {sk.split("#")[1] for pk, sk in self.memory.items if pk == ROLLUP and sk.startswith(STALE)}
+        left = max(0, 1 + (began(max(hours, default=watermark)) - began(watermark)) // HOUR_S)
+        self._fold(iter([True] * (len(late) + left)))
 
     def _swept(self, sweeper: Sweeper) -> object:
         try:
@@ -196,6 +222,8 @@ class World:
             if number == ROUGH_SWEEPS:
                 self.line.weather = self._road.weather = CALM
             self.line.deliver()
+            if number in FOLDED_AFTER:
+                self._fold(iter([True] * 4))
             before = self.memory.writes
             self.scheduler.now_s += 1000 * 1.2**number
             self._note(f"sweeps: {self._swept(sweeper)}")

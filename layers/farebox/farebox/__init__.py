@@ -11,10 +11,18 @@ Reading order, which is also the import order (each module imports only from tho
     rates       catalogue rows to rates, the dearest that a call may meet
     pricing     a request to a quote, a quote clamped to what is affordable
     ledger      one tenant's month: reserve, swap and settle as pure functions, spent and held derived
+    hours       in UTC, by which spans are kept: over, and final
+    tally       sums over spans, in total and by feature, provider, model and key
     rules       a tenant's rules: models, downgrades, fallbacks, caps
+    keys        API keys of tenants
     tenants     names, limits, and the windows of a moment in a tenant's time zone
+    configs     a tenant's configuration as it is kept
+    changes     what an owner does to it, or to an API key
     reminders   of lost calls
     states      budget states of a window, and their changes, each told once
+    forecasts   what a month will come to
+    queries     what is asked of usage, checked
+    reports     sums of usage to rows, as JSON or CSV
     candidates  where a call could go: asked for, cheaper, behind it
     offers      which of them to hold, and with how much output, given what is left
     sse         server-sent events out of bytes
@@ -25,6 +33,7 @@ Reading order, which is also the import order (each module imports only from tho
 
     aws         clients, and DynamoDB's way of writing values
     store       DynamoDB: the ledger's three updates, spans, tenants
+    rollups     sums of spans in the table, and how far they are
     vault       keys from Secrets Manager
     upstream    OpenRouter over httpx
     telemetry   one log line an attempt
@@ -32,9 +41,11 @@ Reading order, which is also the import order (each module imports only from tho
     breaker     one circuit a model, shared between functions
     catalogue   prices asked from upstream and kept for a while
     directory   tenants asked from the store and kept for a while
+    office      configurations of tenants, and how functions hear that one was changed
 
     watch       changes of budget states, told once
     admission   quote and reserve: hold the most that a call can cost, or refuse it
+    fees        that nobody announces, learnt from what calls have cost
     spans       the record of an attempt
     outage      what is let through while the ledger cannot be reached, if anything
     books       spans and the ends of holds, in this order
@@ -44,13 +55,25 @@ Reading order, which is also the import order (each module imports only from tho
     course      the attempts of a call, one after the other
     answers     what the client gets
     proxy       the seven steps of a call
+    readings    where the sums of a query come from: rollups, or spans
     usage       what a tenant has spent, holds and has left
+    overview    the same of all tenants
     quotes      what a request would come to
     routes      which path goes where, and every refusal to its response
     sweep       calls whose cost was not known when they ended
+    fold        spans into rollups, whole hours at a time
     rollup      what runs on a schedule, wired
 
-The first group decides and does no I/O, the second translates and never decides, the third puts them in order.
+    trail       the last spans, for whoever watches calls come in
+    clerk       an owner's change: read, made, stored, announced, told
+    admin_answers  what is told of a tenant and its keys
+    admin_shapes   the same, and what is taken, in pydantic's words
+    admin_docs     the OpenAPI document
+    admin_routes   which path does what
+    admin          who it is, and every error to its response
+
+The first group decides and does no I/O, the second translates and never decides, the third puts them in order. The last
+is the admin's side, which alone imports pydantic.
 """
 
 __version__ = "0.1.0"

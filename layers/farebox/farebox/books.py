@@ -14,6 +14,7 @@ from typing import TypeVar
 from . import spans
 from .admission import TRIES, Admission, Desk, hold_for
 from .candidates import Candidate
+from .fees import lesson_of, taught, teach
 from .ledger import Ledger, No, settle
 from .offers import Shortfall, offer
 from .outage import Outage
@@ -92,6 +93,7 @@ class Books:
                 "hold_nanousd": hold.amount_nanousd,
                 "cost_nanousd": cost,
             })  # fmt: skip
+        self._teach(admission, settlement)
         try:
             ledger = self._insist(
                 lambda: self._store.settle(call.tenant.name, call.windows.month, hold, cost), deadline
@@ -151,6 +153,18 @@ class Books:
                     raise
             self._sleep(pause_s)
         return write()
+
+    def _teach(self, admission: Admission, settlement: Settlement) -> None:
+        """Before the hold ends: what a crash or the store prevents is left to the sweep, which teaches it, too."""
+        hold, cost, fee = admission.hold, settlement.cost_nanousd, lesson_of(admission, settlement)
+        if cost is None or fee is None:
+            return
+        names = taught(admission.candidate.models, settlement.receipt.model)
+        try:
+            teach(self._store, self._telemetry, self._now(), hold, cost, fee, names)
+        except StoreError:
+            self._telemetry.failure("not learnt", {"hold": hold.id, "fee_nanousd": fee})
+            self._remind(admission, settlement)
 
     def _remind(self, admission: Admission, settlement: Settlement) -> bool:
         with suppress(StoreError):

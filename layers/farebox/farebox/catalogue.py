@@ -2,7 +2,7 @@
 
 Old prices of prompt and completion cannot overspend: the cap that a quote was made with goes upstream
 (provider.max_price), so a dearer endpoint refuses the call instead of serving it. Cache writes, media and a longer
-context are in no cap; what they cost may be as old as what is kept here.
+context are in no cap; what they cost may be as old as what is kept here, and so may a fee that was learnt (fees.py).
 """
 
 import threading
@@ -16,6 +16,7 @@ from .errors import CatalogueUnavailable, ModelNotPriced
 from .money import loads_exact
 from .rates import PricedModel, other_names, priced_model, require_priced
 from .settlement import text_of
+from .store import StoreError, refusal
 from .upstream import Lost, NotSent, Upstream
 
 Row = Mapping[str, Any]
@@ -31,17 +32,27 @@ class _Kept(Generic[Value]):
 class Catalogue:
     """/models, and /models/{id}/endpoints of the models that are asked for. Safe to share between threads."""
 
-    def __init__(self, upstream: Upstream, ttl_s: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        ttl_s: float,
+        monotonic: Callable[[], float],
+        fee: Callable[[str], int] = lambda _name: 0,
+    ) -> None:
+        """`fee` tells what was learnt of a model, in nano-dollars, by one of its names. Raises StoreError."""
         self._upstream = upstream
         self._ttl_s = ttl_s
         self._monotonic = monotonic
+        self._fee = fee
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._rows: _Kept[Mapping[str, Row]] | None = None
         self._endpoints: dict[str, list[Row]] = {}
         self._models: dict[str, _Kept[PricedModel]] = {}
+        self._lessons = 0
 
     def model(self, name: str) -> PricedModel:
-        """The prices of a model by its id or canonical slug. Raises ModelNotPriced, CatalogueUnavailable.
+        """The prices of a model by its id or canonical slug. Raises ModelNotPriced, CatalogueUnavailable,
+        StoreUnavailable.
 
         One thread asks; the others go on with the old prices, or wait where there are none.
         """
@@ -57,8 +68,11 @@ class Catalogue:
             fresh = self._models.get(name)
             if fresh is not None and fresh is not kept:
                 return fresh.value
+            lessons = self._lessons
             model = self._with_targets(priced_model(row, self._endpoints_of(str(row.get("id"))), name=name))
-            self._models[name] = _Kept(model, self._monotonic() + self._ttl_s)
+            model = replace(model, learnt_nanousd=self._learnt(model, fresh))
+            if lessons == self._lessons:  # else it may have been read before the lesson
+                self._models[name] = _Kept(model, self._monotonic() + self._ttl_s)
             return model
         finally:
             lock.release()
@@ -67,6 +81,22 @@ class Catalogue:
         """With all the names of what an alias stands for: its row has only one of them."""
         rows = {} if self._rows is None else self._rows.value
         return replace(model, also=model.also.union(*(other_names(rows[name]) for name in model.also if name in rows)))
+
+    def _learnt(self, model: PricedModel, kept: _Kept[PricedModel] | None) -> int:
+        """The highest under any of its names, or the last one known. Raises StoreUnavailable."""
+        try:
+            return max(self._fee(name) for name in sorted({model.id, *model.also}))
+        except StoreError as e:
+            if kept is None:
+                raise refusal(e) from e
+            return kept.value.learnt_nanousd
+
+    def forget(self, names: frozenset[str]) -> None:
+        """A fee was learnt under these names: no call goes on with what is kept of them."""
+        self._lessons += 1
+        for name, kept in list(self._models.items()):
+            if names & {name, *kept.value.also}:
+                self._models.pop(name, None)
 
     def expire(self, name: str) -> None:
         """Ask again at the next call: upstream refused our price cap, so its prices have risen."""

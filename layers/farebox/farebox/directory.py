@@ -6,21 +6,25 @@ again (ledger.py, STALE_LIMITS).
 
 from datetime import datetime
 
+from .errors import UnknownTenant
 from .ledger import Ledger
 from .settings import Settings
 from .store import Store
-from .tenants import Tenant, Windows, windows
+from .tenants import Tenant, Windows
 
 MAX_KEPT = 10_000
 
 
 class Directory:
-    """Who a tenant is at a moment. Safe to share between threads: entries are replaced, never changed."""
+    """Who a tenant is at a moment. Safe to share between threads: entries are replaced, never changed.
+
+    With AUTO_CREATE_TENANTS a tenant that nobody has configured has the default budgets. Without it, `at` raises
+    UnknownTenant.
+    """
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._rules = settings.rules
         self._kept: dict[str, tuple[str, Tenant]] = {}
         self._registered: set[tuple[str, str]] = set()
 
@@ -29,15 +33,25 @@ class Directory:
         kept = self._kept.get(name)
         if kept is not None:
             month, tenant = kept
-            found = windows(now, tenant.time_zone)
+            found = tenant.windows(now)
             if found.month == month:
-                return tenant, found
-        tenant = self._store.tenant(name, self._rules) or self._settings.tenant(name)
-        found = windows(now, tenant.time_zone)
+                return tenant.at(now), found
+        tenant = self._read(name)
+        found = tenant.windows(now)
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
         self._kept[name] = (found.month, tenant)
-        return tenant, found
+        return tenant.at(now), found
+
+    def _read(self, name: str) -> Tenant:
+        tenant = self._store.tenant(self._settings.tenant(name))
+        if tenant is not None:
+            return tenant
+        if not (self._settings.auto_create_tenants or name in self._settings.tenant_budgets):
+            raise UnknownTenant(
+                f"there is no tenant {name}; create it first (POST /api/admin/tenants)", facts={"tenant": name}
+            )
+        return self._settings.tenant(name)
 
     def as_new_as(self, ledger: Ledger, name: str, now: datetime) -> tuple[Tenant, Windows]:
         """A tenant that is at least as new as the limits which a ledger has seen."""

@@ -7,8 +7,13 @@
     ├── Unauthenticated        401  unauthenticated
     ├── RequestTooExpensive    402  request_too_expensive  above the tenant's cap for one request
     ├── ModelNotAllowed        403  model_not_allowed
+    ├── UnknownTenant          403  unknown_tenant     nobody has created it
+    ├── TenantClosed           403  tenant_closed      disabled or deleted
+    ├── KeyMismatch            403  key_mismatch       a tenant's key, and another tenant or feature in a header
     ├── NotFound               404  not_found
     ├── MethodNotAllowed       405  method_not_allowed
+    ├── Conflict               409  conflict           as the tenant is now, it cannot be done
+    ├── StaleVersion           412  stale_version      somebody else was faster
     ├── BodyTooLarge           413  body_too_large
     ├── ModelNotPriced         422  model_not_priced
     ├── BudgetExhausted        429  budget_exhausted   the window is spent: do not repeat
@@ -88,8 +93,32 @@ class ModelNotAllowed(Refusal):
     type = "permission_error"
 
 
+class UnknownTenant(Refusal):
+    """A tenant that nobody has created, where they are not created by their first call."""
+
+    status = 403
+    reason = "unknown_tenant"
+    type = "permission_error"
+
+
+class TenantClosed(Refusal):
+    """A tenant that was disabled or deleted."""
+
+    status = 403
+    reason = "tenant_closed"
+    type = "permission_error"
+
+
+class KeyMismatch(Refusal):
+    """The key is another tenant's than the header names, or for another feature."""
+
+    status = 403
+    reason = "key_mismatch"
+    type = "permission_error"
+
+
 class NotFound(Refusal):
-    """No such path."""
+    """No such path, tenant or key."""
 
     status = 404
     reason = "not_found"
@@ -102,8 +131,22 @@ class MethodNotAllowed(Refusal):
     reason = "method_not_allowed"
 
 
+class Conflict(Refusal):
+    """A change that does not go together with what the tenant is."""
+
+    status = 409
+    reason = "conflict"
+
+
+class StaleVersion(Refusal):
+    """A change of a version that is not the tenant's any more."""
+
+    status = 412
+    reason = "stale_version"
+
+
 class BodyTooLarge(Refusal):
-    """The body is above what Lambda takes."""
+    """The body is above what Lambda, or the admin's side, takes."""
 
     status = 413
     reason = "body_too_large"

@@ -18,6 +18,7 @@ from .directory import Directory
 from .money import nanousd_ceil
 from .outage import Outage
 from .parts import now, telemetry_of, upstream_of
+from .rollups import Rollups
 from .settings import Settings, settings_from
 from .store import Store
 from .telemetry import Telemetry
@@ -32,6 +33,7 @@ class Gate:
 
     settings: Settings
     store: Store
+    rollups: Rollups
     desk: Desk
     books: Books
     outage: Outage
@@ -57,11 +59,12 @@ def open_gate(environment: Mapping[str, str], transport: httpx.BaseTransport | N
     return Gate(
         settings=settings,
         store=table,
+        rollups=Rollups(client, settings.farebox_table),
         desk=Desk(table, Directory(table, settings), watch, settings, now, new_hold_id, time.sleep),
         books=Books(table, watch, telemetry, now, time.monotonic, time.sleep, outage),
         outage=outage,
         upstream=upstream,
-        catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, time.monotonic),
+        catalogue=Catalogue(upstream, settings.farebox_price_ttl_s, time.monotonic, table.fee),
         breakers=Breakers(client, settings.farebox_table, telemetry.circuit),
         telemetry=telemetry,
         now=now,

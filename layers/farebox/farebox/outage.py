@@ -6,6 +6,7 @@ journalled (one log line, `journal`, with all that its booking needs) and booked
 mark in the ledger has its id. An environment that ends before that leaves the journal's lines.
 """
 
+import itertools
 import threading
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class Outage:
         self._allowance_nanousd = allowance_nanousd
         self._under_way: dict[str, int] = {}
         self._journal: dict[str, Entry] = {}
+        self._marks = itertools.count()
         self._lock = threading.Lock()
 
     def admit(self, desk: Desk, call: Call, asked: Candidate) -> Admission | None:
@@ -81,5 +83,8 @@ class Outage:
         span = spans.span(admission, entry.settlement, latency_ms=0)
         if entry.settlement.cost_nanousd is None:
             span |= {"cost_nanousd": entry.cost_nanousd, "is_estimated": True}
-        self._store.put_span(*spans.key(admission.hold), span)
+        pk, sk = spans.key(admission.hold)
+        # This may be long after the call, when rollups are through with its hour. No two of these marks are the same.
+        self._store.mark_stale(spans.hour_in(pk), f"{sk}#{next(self._marks)}")
+        self._store.put_span(pk, sk, span)
         self._store.book(call.tenant.name, call.windows.month, admission.hold, entry.cost_nanousd)

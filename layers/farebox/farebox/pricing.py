@@ -80,12 +80,23 @@ class Quote:
     rates: Rates
     has_tool_fees: bool = False
     stop_at_nanousd: int | None = None
+    token_rates: tuple[Decimal, Decimal] = (Decimal(0), Decimal(0))
+    """Of prompt and completion, of one turn."""
+    fees_nanousd: Decimal = Decimal(0)
+    learnt_nanousd: int = 0
+    """The fee of each turn that no catalogue announces (fees.py)."""
 
     @property
     def amount_nanousd(self) -> int:
         """What is held, rounded up once."""
         output_tokens = Decimal(max(self.output_tokens, MIN_OUTPUT_TOKENS))
         return ceil(total(self.prompt_nanousd, product(self.completion_rate, output_tokens)))
+
+    def explained_nanousd(self, prompt_tokens: int, output_tokens: int) -> int:
+        """The most that a call with so many tokens in all can have cost by what is announced."""
+        prompt_rate, output_rate = self.token_rates
+        output = product(output_rate, Decimal(max(output_tokens, MIN_OUTPUT_TOKENS)))
+        return ceil(total(product(prompt_rate, Decimal(prompt_tokens)), output, self.fees_nanousd))
 
     @property
     def is_clamped(self) -> bool:
@@ -105,6 +116,7 @@ def quote(request: ChatRequest, models: Sequence[PricedModel], terms: Terms = PL
     output_tokens = _output_tokens(request, models, terms)
     rates = dearest([model.rates(prompt_tokens, terms.service_tiers) for model in models])
     max_price = _max_price(rates)
+    learnt, fees = max(model.learnt_nanousd for model in models), _fees(request, rates, terms)
     prompt_rate, completion_rate = (
         # A free model holds nothing: what its tiny cap lets through is below a nano-dollar for ten tokens.
         Decimal(0)
@@ -123,13 +135,17 @@ def quote(request: ChatRequest, models: Sequence[PricedModel], terms: Terms = PL
         is_output_asked=request.max_tokens is not None,
         min_output_tokens=request.min_output_tokens,
         prompt_nanousd=total(
-            product(terms.turns, product(prompt_rate, Decimal(prompt_tokens))), _fees(request, rates, terms)
+            product(terms.turns, total(product(prompt_rate, Decimal(prompt_tokens)), Decimal(learnt))),
+            fees,
         ),
         completion_rate=product(terms.turns, completion_rate),
         max_price=max_price,
         rates=rates,
         has_tool_fees=terms.web_results is not None,
         stop_at_nanousd=terms.allowance_nanousd if terms.has_server_tools else None,
+        token_rates=(prompt_rate, completion_rate),
+        fees_nanousd=fees,
+        learnt_nanousd=learnt,
     )
 
 
@@ -199,7 +215,10 @@ def _prompt_rate(request: ChatRequest, rates: Rates) -> Decimal:
 
 
 def _max_price(rates: Rates) -> dict[str, Decimal]:
-    """USD per million tokens for prompt and completion, USD each for the fees that there are."""
+    """USD per million tokens for prompt and completion, USD each for the fees that are announced.
+
+    One that was only learnt is in no row that a cap could be compared with.
+    """
     caps = {
         name: max(product(rate.scaleb(-3), MAX_PRICE_MARGIN), MAX_PRICE_OF_FREE)
         for name, rate in (("prompt", rates.prompt), ("completion", rates.completion))

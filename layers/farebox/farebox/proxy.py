@@ -8,17 +8,28 @@ lost (settlement.py). A streamed answer settles in its relay.
 
 import hmac
 from collections.abc import Iterator
+from typing import overload
 
 from .admission import Call, Caller, StaleTenant
 from .answers import answered, failed
 from .candidates import Candidate, Dropped, behind, candidate, cheaper, fallbacks, instead_of
 from .chat import ChatRequest, parse
 from .course import BUG, Course, Plan
-from .errors import BudgetHeld, Malformed, ModelNotAllowed, ModelNotPriced, Unauthenticated, UnsupportedField
+from .errors import (
+    BudgetHeld,
+    KeyMismatch,
+    Malformed,
+    ModelNotAllowed,
+    ModelNotPriced,
+    TenantClosed,
+    Unauthenticated,
+    UnknownTenant,
+    UnsupportedField,
+)
 from .gate import Gate
+from .keys import ApiKey, Presented, presented, shown
 from .rest import Request, Response
-from .settings import Settings
-from .tenants import DEFAULT, checked_name
+from .tenants import DEFAULT, Status, checked_name
 
 PLANS = 3
 """How often a call is planned anew because its tenant was changed meanwhile."""
@@ -26,18 +37,20 @@ PLANS = 3
 
 def chat(gate: Gate, request: Request, deadline: float) -> Response:
     """POST /api/v1/chat/completions. `deadline` is a moment of the monotonic clock."""
-    caller = authenticate(gate.settings, request)
+    caller = authenticate(gate, request)
     asked = parse(request.body())
     for _ in range(PLANS):
-        plan = planned(gate, caller, asked)
-        course = Course(gate, plan, request.headers, deadline)
+        course = None
         try:
+            course = Course(gate, planned(gate, caller, asked), request.headers, deadline)
             track = course.start()
             return failed(course) if track is None else answered(course, track)
         except StaleTenant:
             gate.desk.directory.forget(caller.tenant)
+            caller = authenticate(gate, request)
         except BaseException:
-            course.abandon(BUG)
+            if course is not None:
+                course.abandon(BUG)
             raise
     raise BudgetHeld(
         f"tenant {caller.tenant} is being changed; try again in 1 s",
@@ -49,39 +62,96 @@ def chat(gate: Gate, request: Request, deadline: float) -> Response:
 # Authenticate.
 
 
-def authenticate(settings: Settings, request: Request) -> Caller:
-    """The gateway key may name any tenant. Raises Unauthenticated, InvalidTenant."""
-    require_key(request, settings.farebox_gateway_key)
+def authenticate(gate: Gate, request: Request, *, anew: bool = False) -> Caller:
+    """The gateway key may name any tenant, a tenant's key only that one.
+
+    What is kept of the tenant is good enough for a call, which the ledger refuses if it is old; everything else reads
+    it `anew`. Raises Unauthenticated, InvalidTenant, KeyMismatch.
+    """
+    given = bearer(request)
+    if is_any_of(given, gate.settings.farebox_gateway_key):
+        return Caller(
+            tenant=checked_name("X-Tenant-Id", request.headers.get("x-tenant-id", DEFAULT)),
+            feature=checked_name("X-Feature", request.headers.get("x-feature", DEFAULT)),
+            request_id=request.id,
+        )
+    key = presented(given)
+    if key is None:
+        raise Unauthenticated("the key is not one of this gateway's")
+    found = _api_key(gate, key, anew=anew)
     return Caller(
-        tenant=checked_name("X-Tenant-Id", request.headers.get("x-tenant-id", DEFAULT)),
-        feature=checked_name("X-Feature", request.headers.get("x-feature", DEFAULT)),
+        tenant=_bound("X-Tenant-Id", request.headers.get("x-tenant-id"), key.tenant),
+        feature=_bound("X-Feature", request.headers.get("x-feature"), found.feature) or DEFAULT,
         request_id=request.id,
+        key=found.id,
     )
 
 
-def require_key(request: Request, *keys: str) -> None:
-    """Compare in constant time. Raises Unauthenticated; what was given is not repeated, it may be somebody's secret."""
+def _api_key(gate: Gate, key: Presented, *, anew: bool) -> ApiKey:
+    """A tenant's key, if it is good. One that is not known may be new, so the tenant is read again."""
+    directory, now = gate.desk.directory, gate.desk.now()
+    for is_last in (anew, True):
+        if is_last:
+            directory.forget(key.tenant)
+        try:
+            tenant, _ = directory.at(key.tenant, now)
+        except UnknownTenant:
+            break
+        found = tenant.keys.get(key.id)
+        if found is not None and found.has(key.secret):
+            if not found.is_good(int(now.timestamp())):
+                raise Unauthenticated(f"the key {shown(key.tenant, key.id)} was revoked or has expired")
+            return found
+    raise Unauthenticated("the key is not one of this gateway's")
+
+
+@overload
+def _bound(header: str, named: str | None, bound: str) -> str: ...
+@overload
+def _bound(header: str, named: str | None, bound: str | None) -> str | None: ...
+def _bound(header: str, named: str | None, bound: str | None) -> str | None:
+    """What a key is bound to, or what a header names where it is not."""
+    if named is not None:
+        checked_name(header, named)
+    if None not in (named, bound) and named != bound:
+        raise KeyMismatch(f"the key is bound to {bound}; leave out the header {header}, or name that")
+    return bound if bound is not None else named
+
+
+def bearer(request: Request) -> str:
+    """The key that a request brings. Raises Unauthenticated; what was given is not repeated, it may be a secret."""
     given = request.headers.get("authorization", "")
     scheme, _, key = given.partition(" ")
     if not given:
         raise Unauthenticated("the header Authorization is missing; send: Authorization: Bearer <key>")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated("the header Authorization must read: Bearer <key>")
-    if not any(hmac.compare_digest(key.strip().encode(errors="surrogatepass"), known.encode()) for known in keys):
+    return key.strip()
+
+
+def require_key(request: Request, *keys: str) -> None:
+    """One of these. Raises Unauthenticated."""
+    if not is_any_of(bearer(request), *keys):
         raise Unauthenticated("the key is not one of this gateway's")
+
+
+def is_any_of(given: str, *keys: str) -> bool:
+    """In constant time."""
+    return any(hmac.compare_digest(given.encode(errors="surrogatepass"), known.encode()) for known in keys)
 
 
 # Quote.
 
 
 def planned(gate: Gate, caller: Caller, request: ChatRequest) -> Plan:
-    """Price what was asked for, by the tenant's rules. Raises Malformed, ModelNotAllowed, ModelNotPriced.
+    """Price what was asked for, by the tenant's rules. Raises Malformed, ModelNotAllowed, ModelNotPriced,
+    TenantClosed.
 
     A refusal by rules that were changed meanwhile is not the last word.
     """
     try:
         return _planned(gate, caller, request)
-    except (ModelNotAllowed, UnsupportedField):
+    except (ModelNotAllowed, UnsupportedField, TenantClosed):
         tenant, windows = gate.desk.directory.at(caller.tenant, gate.desk.now())
         if not gate.store.ledger(tenant.name, windows.month).is_ahead_of(tenant.limits):
             raise
@@ -95,6 +165,12 @@ def _planned(gate: Gate, caller: Caller, request: ChatRequest) -> Plan:
     models = request.models or ((gate.settings.primary_model,) if gate.settings.primary_model else ())
     if not models:
         raise Malformed("model is missing, and no PRIMARY_MODEL is set")
+    if tenant.status is not Status.ACTIVE:
+        raise TenantClosed(f"tenant {tenant.name} is {tenant.status.value}", facts={"tenant": tenant.name})
+    if caller.key is not None:
+        if (key := tenant.keys.get(caller.key)) is None:
+            raise Unauthenticated("the key is not one of this gateway's any more")
+        tenant = tenant.with_key(key)
     rules, price = tenant.rules, gate.catalogue.model
     asked = candidate(request, models, rules, price)
     call = Call(

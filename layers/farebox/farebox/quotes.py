@@ -116,6 +116,7 @@ def _bound(quoted: Quote) -> dict[str, Any]:
         },
         "fees_usd": {
             name: float(getattr(rates, name).scaleb(-9)) for name in ("request", "image") if getattr(rates, name)
-        },
+        }
+        | ({"learnt": usd_number(quoted.learnt_nanousd)} if quoted.learnt_nanousd else {}),
         "max_price": {name: float(cap) for name, cap in quoted.max_price.items()},
     }

@@ -52,7 +52,8 @@ class PricedModel:
     """A model of the catalogue. Token counts are None where the catalogue gives none.
 
     `output_tokens` is the most that any endpoint can produce, `usual_output_tokens` what the first one does unasked.
-    `also` are its other names: the canonical one, and what an alias stands for.
+    `also` are its other names: the canonical one, and what an alias stands for. `learnt_nanousd` is a fee for each
+    request that is not in the catalogue, but was billed (fees.py).
     """
 
     id: str
@@ -62,6 +63,7 @@ class PricedModel:
     usual_output_tokens: int | None
     also: frozenset[str] = frozenset()
     lengths_by_tier: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    learnt_nanousd: int = 0
 
     def lengths(self, service_tiers: frozenset[str]) -> tuple[int | None, int | None]:
         """Context and output in tokens, the most that an endpoint of the default tier or of an admitted one has."""

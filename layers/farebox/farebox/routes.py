@@ -1,18 +1,21 @@
 """Which path goes where, and every refusal to its response."""
 
 from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from typing import Any
 
-from . import usage
+from . import overview, reports, usage
 from .answers import KEY_REFUSED, upstream_error
 from .chat import parse
-from .errors import Malformed, MethodNotAllowed, NotFound, Refusal
+from .errors import KeyMismatch, Malformed, MethodNotAllowed, NotFound, Refusal
 from .gate import Gate
-from .proxy import authenticate, chat, require_key
+from .proxy import authenticate, bearer, chat, is_any_of
+from .queries import tenants_query, usage_query
 from .quotes import quote
-from .rest import JSON, Request, Response, json_response, request_of
+from .readings import read
+from .rest import JSON, Request, Response, csv_response, json_response, request_of, wants_csv
 from .store import StoreError, refusal
-from .tenants import checked_name
+from .tenants import Tenant, checked_name, timestamp
 from .upstream import Lost, NotSent
 
 USAGE = "/api/usage/"
@@ -77,7 +80,7 @@ def _health(gate: Gate, request: Request, deadline: float) -> Response:  # noqa:
 
 def _models(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
     """The catalogue as upstream tells it."""
-    authenticate(gate.settings, request)
+    authenticate(gate, request, anew=True)
     if len(request.query) > MAX_QUERY_LENGTH:
         raise Malformed(f"the query is longer than {MAX_QUERY_LENGTH} characters")
     try:
@@ -90,21 +93,93 @@ def _models(gate: Gate, request: Request, deadline: float) -> Response:  # noqa:
 
 
 def _quote(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
-    return json_response(200, quote(gate, authenticate(gate.settings, request), parse(request.body())))
+    return json_response(200, quote(gate, authenticate(gate, request, anew=True), parse(request.body())))
 
 
 def _usage(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
-    require_key(request, gate.settings.farebox_gateway_key, gate.settings.farebox_admin_key)
     name = checked_name("the tenant in the path", request.path.removeprefix(USAGE))
+    _require_reader(gate, request, name)
     directory, now = gate.desk.directory, gate.now()
     ledger = gate.store.ledger(name, directory.at(name, now)[1].month)
     tenant, windows = directory.as_new_as(ledger, name, now)
-    return json_response(200, usage.report(tenant, windows, ledger))
+    if request.query or wants_csv(request):
+        today = date.fromisoformat(f"{windows.month}-{windows.day:02}")
+        return _queried(gate, request, tenant, today, now)
+    return json_response(200, usage.report(tenant, windows, ledger, now))
+
+
+def _queried(gate: Gate, request: Request, tenant: Tenant, today: date, now: datetime) -> Response:
+    """Rows by interval and group, from rollups and spans."""
+    query = usage_query(request.query, today)
+    reading = read(gate.rollups, tenant.name, query, now)
+    rows = reports.rows(query, reading.parts, tenant.time_zone)
+    complete_until = timestamp(reading.complete_until)
+    if wants_csv(request):
+        name = f"usage-{tenant.name}-{query.first}-{query.last}"
+        return csv_response(name, reports.csv_of(rows), {"X-Farebox-Complete-Until": complete_until})
+    return json_response(
+        200,
+        {
+            "tenant": tenant.name,
+            "time_zone": tenant.time_zone,
+            "from": str(query.first),
+            "to": str(query.last),
+            "interval": query.interval.value,
+            "group_by": query.group_by,
+            "complete_until": complete_until,
+            "rows": [reports.shown(row) for row in rows],
+        },
+    )
+
+
+def _all_usage(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
+    """All tenants of a month."""
+    _require_admin(gate, request)
+    now = gate.now()
+    page = overview.page(
+        gate.store, gate.settings, tenants_query(request.query, overview.this_month(gate.settings, now)), now
+    )
+    if wants_csv(request):
+        found = [dict(reports.flattened(row)) for row in page.rows]
+        content = reports.csv_text(
+            overview.COLUMNS, ([each.get(column) for column in overview.COLUMNS] for each in found)
+        )
+        following = {} if page.next is None else {"X-Farebox-Next": page.next}
+        return csv_response(f"usage-{page.month}", content, following)
+    return json_response(200, {"month": page.month, "data": page.rows, "next": page.next})
+
+
+def _require_admin(gate: Gate, request: Request) -> None:
+    """Applications have the gateway's key. It may name any tenant, but who they all are is none of their business."""
+    if is_any_of(bearer(request), gate.settings.farebox_admin_key):
+        return
+    authenticate(gate, request, anew=True)
+    raise KeyMismatch("only the admin key reads the usage of all tenants; ask for one: GET /api/usage/{tenant}")
+
+
+def _require_reader(gate: Gate, request: Request, tenant: str) -> None:
+    """The gateway's and the admin's key read every tenant's usage, a tenant's key its own."""
+    if is_any_of(bearer(request), gate.settings.farebox_gateway_key, gate.settings.farebox_admin_key):
+        return
+    if authenticate(gate, request, anew=True).tenant != tenant:
+        raise KeyMismatch(f"the key does not read the usage of tenant {tenant}")
+
+
+def _key(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
+    """In OpenRouter's shape, for clients that show credits."""
+    caller = authenticate(gate, request, anew=True)
+    now = gate.now()
+    tenant, windows = gate.desk.directory.at(caller.tenant, now)
+    ledger = gate.store.ledger(tenant.name, windows.month)
+    return json_response(200, {"data": usage.key_report(tenant, windows, ledger, caller.key, now)})
 
 
 _ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/health": {"GET": _health},
+    "/api/usage": {"GET": _all_usage},
     "/api/v1/models": {"GET": _models},
+    "/api/v1/key": {"GET": _key},
+    "/api/v1/auth/key": {"GET": _key},
     "/api/v1/chat/completions": {"POST": chat},
     "/api/v1/quote": {"POST": _quote},
 }

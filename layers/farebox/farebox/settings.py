@@ -68,6 +68,18 @@ def _fraction(text: str) -> Decimal:
     return part
 
 
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise SettingsError(f" must be true or false, not {text[:40]!r}")
+    return text.lower() == "true"
+
+
+def _auth(text: str) -> str:
+    if text not in ("key", "iam"):
+        raise SettingsError(f" must be key or iam, not {text[:40]!r}")
+    return text
+
+
 def _url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise SettingsError(" must be a URL like https://openrouter.ai/api/v1")
@@ -169,9 +181,11 @@ class Settings:
     default_daily_budget: Decimal = field(default=Decimal(10), metadata=_by(_usd))
     default_monthly_budget: Decimal = field(default=Decimal(100), metadata=_by(_usd))
     fallback_model_chain: list[str] = field(default_factory=list, metadata=_by(_rule("fallback", _list)))
+    auto_create_tenants: bool = field(default=True, metadata=_by(_bool))
     tenant_budgets: Mapping[str, TenantBudget] = field(default_factory=dict, metadata=_by(_budgets))
     otel_service_name: str = field(default="farebox", metadata=_by(_text))
     farebox_table: str = field(default="farebox", metadata=_by(_text))
+    farebox_admin_auth: str = field(default="key", metadata=_by(_auth))
     farebox_time_zone: str = field(default="UTC", metadata=_by(_zone))
     farebox_hold_fraction: Decimal = field(default=Decimal("0.25"), metadata=_by(_fraction))
     farebox_min_output_tokens: int = field(default=256, metadata=_by(_whole(16, 1_000_000)))

@@ -5,10 +5,10 @@ no partition takes more than its share of writes, and a scheduled run can read t
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from .admission import Admission
+from .hours import hour_of
 from .ledger import Hold
 from .reminders import Reminder, kept_until
 from .settlement import Settlement
@@ -18,8 +18,17 @@ SHARDS = 4
 
 def key(hold: Hold) -> tuple[str, str]:
     """Partition and sort key; both are known as soon as the hold is."""
-    hour = datetime.fromtimestamp(hold.admitted_at, UTC).strftime("%Y-%m-%dT%H")
-    return f"SPANS#{hour}#{sum(hold.id.encode()) % SHARDS}", hold.id
+    return partition(hour_of(hold.admitted_at), sum(hold.id.encode()) % SHARDS), hold.id
+
+
+def partition(hour: str, shard: int) -> str:
+    """One of the partitions with the spans of an hour in UTC."""
+    return f"SPANS#{hour}#{shard}"
+
+
+def hour_in(pk: str) -> str:
+    """The hour of a partition."""
+    return pk.split("#")[1]
 
 
 def span(admission: Admission, settlement: Settlement, *, latency_ms: int) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
     pk                      sk               item
     TENANT#<tenant>         LEDGER#<month>   m, d01 .. d31 (committed nano-dollars), h_<id> (open holds, and marks of
-                                             some that have ended), n (how many are open), v (version), e_<id>
-                                             (estimates), sm, s01 .. s31 (budget states that were told of)
+                                             some that have ended), n (how many are open), v (version),
+                                             k_<id> (committed with an API key), e_<id> (estimates), sm,
+                                             s01 .. s31 (budget states that were told of)
     LEDGERS#<month>         <tenant>         such a ledger may have holds
     SWEEP                   CURSOR           where the walk over the ledgers goes on
     TENANT#<tenant>         CONFIG           limits, time zone, rules, version
     SPANS#<hour>#<shard>    <hold id>        one call's cost span
     LOST                    <hold id>        a reminder of a call whose cost is not known yet
     EVENTS                  <window>#...     a change of a budget's state
+    ROLLUP                  STALE#<hour>#... a span of an older hour has changed (rollups.py, where USAGE# is too)
+    FEES                    <model>          fee_nanousd: of each call, billed and announced nowhere
 
 A plain `ADD` counts twice when the SDK repeats it after a lost answer. Here the hold's own attribute makes all ledger
 updates exactly-once: one write each, no transaction.
@@ -24,18 +27,25 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .aws import Item, from_dynamodb, to_dynamodb
+from .configs import Config, ConfigError
 from .errors import StoreUnavailable
 from .ledger import MONTH, Ceilings, Estimate, Hold, Ledger, Limits, No, lower, reserve, swap
-from .money import dumps, loads_exact
-from .rules import Rules, RulesError, rules_of
+from .reminders import kept_until
 from .tenants import DEFAULT, Tenant
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
+BATCH = 100
+"""Items that one request may read."""
+TRIES = 8
+"""Of a batch of which DynamoDB does nothing at the moment."""
 LOST = "LOST"
 EVENTS = "EVENTS"
+ROLLUP = "ROLLUP"
+STALE = "STALE#"
+FEES = "FEES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +89,17 @@ class Store:
         conditions = [is_new, is_below_cap, _IS_CURRENT]
         if hold.amount_nanousd > 0:  # a free call needs no room
             most = lower(limits.ceilings(hold.amount_nanousd), ceilings)
-            if min(most.day_nanousd, most.month_nanousd) < 0:
+            if most.least_nanousd < 0:
                 # A new item has no counters to compare with, so what can never fit is refused before any write.
                 return _unchanged(self.ledger(tenant, month), hold, limits, ceilings)
-            values |= {":month_most": most.month_nanousd, ":day_most": most.day_nanousd}
-            conditions += [_HAS_ROOM]
-        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#version": "v", "#count": "n"}
-        update = "SET #hold = :hold, #version = :version ADD #month :amount, #day :amount, #count :one"
+            values |= _most(most)
+            conditions += _has_room(most)
+        counters, names = _counters(hold, ":amount")
+        names |= {"#hold": f"h_{hold.id}", "#version": "v", "#count": "n"}
+        update = f"SET #hold = :hold, #version = :version ADD {counters}, #count :one"
         try:
             return self._update(tenant, month, update, conditions, names, values, makes=hold.id)
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             before = ledger_of(e.item)
             if hold.id in before.holds:
                 self._repeat(hold.id)
@@ -106,16 +117,17 @@ class Store:
         conditions = ["attribute_type(#old, :map)", "attribute_not_exists(#new)", _IS_CURRENT]
         if more > 0:
             most = limits.ceilings(more)
-            values |= {":month_most": most.month_nanousd, ":day_most": most.day_nanousd}
-            conditions += [_HAS_ROOM]
-        names = {"#old": f"h_{old.id}", "#new": f"h_{new.id}", "#day": _day(new.day), "#month": "m", "#version": "v"}
-        update = "SET #new = :new, #version = :version REMOVE #old ADD #month :more, #day :more"
+            values |= _most(most)
+            conditions += _has_room(most)
+        counters, names = _counters(new, ":more")
+        names |= {"#old": f"h_{old.id}", "#new": f"h_{new.id}", "#version": "v"}
+        update = f"SET #new = :new, #version = :version REMOVE #old ADD {counters}"
         if old.id in self._repeated:
-            update = "SET #new = :new, #version = :version, #old = :until ADD #month :more, #day :more"
+            update = f"SET #new = :new, #version = :version, #old = :until ADD {counters}"
             values[":until"] = old.expires_at
         try:
             return self._update(tenant, month, update, conditions, names, values, makes=new.id)
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             before = ledger_of(e.item)
             if new.id in before.holds:
                 self._repeat(new.id)
@@ -137,7 +149,8 @@ class Store:
         What is estimated is noted beside it, so that it can be corrected. Where a copy of the reserve may still be on
         its way the hold leaves a mark, which keeps that copy from holding again; who has not made the hold cannot know.
         """
-        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m", "#count": "n"}
+        counters, names = _counters(hold, ":change")
+        names |= {"#hold": f"h_{hold.id}", "#count": "n"}
         values: dict[str, Any] = {":change": cost_nanousd - hold.amount_nanousd, ":less": -1, ":map": "M"}
         sets, removes = [], ["#hold"]
         if leaves_mark or hold.id in self._repeated:
@@ -146,13 +159,13 @@ class Store:
         if is_estimated:
             sets.append("#estimate = :estimate")
             names["#estimate"] = f"e_{hold.id}"
-            values[":estimate"] = {"a": cost_nanousd, "d": hold.day}
+            values[":estimate"] = {"a": cost_nanousd, "d": hold.day, **_of_key(hold.key)}
         changes = [f"SET {', '.join(sets)}"] if sets else []
         changes += [f"REMOVE {', '.join(removes)}"] if removes else []
-        update = " ".join((*changes, "ADD #month :change, #day :change, #count :less"))
+        update = " ".join((*changes, f"ADD {counters}, #count :less"))
         try:
             return self._update(tenant, month, update, [_IS_HELD], names, values)
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             after = ledger_of(e.item)
         if hold.id in self._repeated and hold.id not in after.ended:
             self._mark_ended(tenant, month, hold)
@@ -160,14 +173,14 @@ class Store:
 
     def _mark_ended(self, tenant: str, month: str, hold: Hold) -> None:
         """A hold that was not made may still be: the mark takes its place."""
-        with suppress(_ConditionFailed):
+        with suppress(ConditionFailed):
             names, values = {"#hold": f"h_{hold.id}"}, {":until": hold.expires_at}
             self._update(tenant, month, "SET #hold = :until", ["attribute_not_exists(#hold)"], names, values)
 
     def note(self, tenant: str, month: str, hold_id: str, generation_id: str) -> None:
         """Put the generation's id into a hold, if that has not ended."""
         names, values = {"#hold": f"h_{hold_id}", "#id": "g"}, {":id": generation_id, ":map": "M"}
-        with suppress(_ConditionFailed):
+        with suppress(ConditionFailed):
             self._update(tenant, month, "SET #hold.#id = :id", [_IS_HELD], names, values)
 
     def correct(self, tenant: str, month: str, hold_id: str, cost_nanousd: int | None) -> Ledger:
@@ -176,27 +189,29 @@ class Store:
         if (estimate := ledger.estimates.get(hold_id)) is None:
             return ledger
         change = 0 if cost_nanousd is None else cost_nanousd - estimate.amount_nanousd
-        names = {"#estimate": f"e_{hold_id}", "#day": _day(estimate.day), "#month": "m"}
-        update = "REMOVE #estimate ADD #month :change, #day :change"
+        counters, names = _counters(estimate, ":change")
+        names |= {"#estimate": f"e_{hold_id}"}
+        update = f"REMOVE #estimate ADD {counters}"
         try:
             return self._update(tenant, month, update, ["attribute_exists(#estimate)"], names, {":change": change})
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             return ledger_of(e.item)
 
     def book(self, tenant: str, month: str, hold: Hold, cost_nanousd: int) -> Ledger:
         """Spend without a hold, once: the mark of an ended one is its name."""
-        names = {"#hold": f"h_{hold.id}", "#day": _day(hold.day), "#month": "m"}
+        counters, names = _counters(hold, ":cost")
+        names |= {"#hold": f"h_{hold.id}"}
         values = {":cost": cost_nanousd, ":until": hold.expires_at}
-        update = "SET #hold = :until ADD #month :cost, #day :cost"
+        update = f"SET #hold = :until ADD {counters}"
         try:
             return self._update(tenant, month, update, ["attribute_not_exists(#hold)"], names, values)
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             return ledger_of(e.item)
 
     def unmark(self, tenant: str, month: str, hold_id: str) -> None:
         """Take away the mark of a hold that has ended: no copy of its reserve is so old."""
         names, values = {"#hold": f"h_{hold_id}"}, {":map": "M"}
-        with suppress(_ConditionFailed):
+        with suppress(ConditionFailed):
             self._update(tenant, month, "REMOVE #hold", [f"attribute_exists(#hold) AND NOT {_IS_HELD}"], names, values)
 
     def _update(
@@ -210,7 +225,7 @@ class Store:
         *,
         makes: str | None = None,
     ) -> Ledger:
-        """Change a ledger on conditions; the ledger after it. Raises _ConditionFailed with the one before.
+        """Change a ledger on conditions; the ledger after it. Raises ConditionFailed with the one before.
 
         `makes` is the hold that this makes: where the request was repeated, or not answered, a copy may come late.
         """
@@ -236,7 +251,7 @@ class Store:
         names: Mapping[str, str],
         values: Item,
     ) -> Mapping[str, Any]:
-        with _answered():
+        with answered():
             return self._client.update_item(
                 TableName=self._table,
                 Key=_ledger_key(tenant, month),
@@ -257,7 +272,7 @@ class Store:
     def mark_state(self, tenant: str, month: str, window: str, old: str | None, new: str) -> None:
         """Note in the ledger which state of a window has been told of, unless another writer was faster."""
         values = {":new": new, **({} if old is None else {":old": old})}
-        with suppress(_ConditionFailed), _answered():
+        with suppress(ConditionFailed), answered():
             self._client.update_item(
                 TableName=self._table,
                 Key=_ledger_key(tenant, month),
@@ -279,7 +294,7 @@ class Store:
 
     def register(self, tenant: str, month: str) -> None:
         """A tenant has a ledger of a month."""
-        with _answered():
+        with answered():
             self._client.put_item(
                 TableName=self._table,
                 Item=to_dynamodb({"pk": f"LEDGERS#{month}", "sk": tenant, "ttl": _months_end(month)}),
@@ -296,7 +311,7 @@ class Store:
 
     def move_cursor(self, at: str) -> None:
         """The next walk begins behind this."""
-        with _answered():
+        with answered():
             self._client.put_item(TableName=self._table, Item=to_dynamodb({"pk": "SWEEP", "sk": "CURSOR", "at": at}))
 
     # Spans.
@@ -315,7 +330,7 @@ class Store:
             update += ", cost_nanousd = :cost, is_estimated = :no"
             values |= {":cost": cost_nanousd, ":no": False}
         try:
-            with _answered():
+            with answered():
                 answer = self._client.update_item(
                     TableName=self._table,
                     Key={"pk": {"S": pk}, "sk": {"S": sk}},
@@ -326,7 +341,7 @@ class Store:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
             span: Item = from_dynamodb(_attributes(answer))
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             span = e.item
         return None if span.get("is_estimated", True) else int(span["cost_nanousd"])
 
@@ -342,7 +357,7 @@ class Store:
         made = ", ".join(f"#{name} = if_not_exists(#{name}, :{name})" for name in known)
         values = {":cost": cost_nanousd, ":estimated": is_estimated, **{f":{name}": known[name] for name in known}}
         try:
-            with _answered():
+            with answered():
                 answer = self._client.update_item(
                     TableName=self._table,
                     Key={"pk": {"S": pk}, "sk": {"S": sk}},
@@ -353,7 +368,7 @@ class Store:
                     ReturnValues="UPDATED_NEW",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
-        except _ConditionFailed as e:
+        except ConditionFailed as e:
             return e.item["cost_nanousd"], e.item.get("is_estimated", False)
         written = from_dynamodb(_attributes(answer))
         return written["cost_nanousd"], written["is_estimated"]
@@ -362,13 +377,17 @@ class Store:
         """Remember a lost call, once: the first reminder knows most."""
         self._put_once({"pk": LOST, "sk": hold_id, **reminder})
 
+    def reminder(self, hold_id: str) -> Item:
+        """Of one lost call, read consistently; empty when there is none."""
+        return self._get({"pk": {"S": LOST}, "sk": {"S": hold_id}})
+
     def reminders(self) -> Iterator[Item]:
         """All lost calls, oldest first: hold ids sort by time."""
         return self.spans(LOST)
 
     def look_again(self, hold_id: str, at: int) -> None:
         """An estimate may still be corrected: not before this moment."""
-        with suppress(_ConditionFailed), _answered():
+        with suppress(ConditionFailed), answered():
             self._client.update_item(
                 TableName=self._table,
                 Key={"pk": {"S": LOST}, "sk": {"S": hold_id}},
@@ -379,50 +398,92 @@ class Store:
 
     def forget(self, hold_id: str) -> None:
         """A lost call has been resolved."""
-        with _answered():
+        with answered():
             self._client.delete_item(TableName=self._table, Key={"pk": {"S": LOST}, "sk": {"S": hold_id}})
 
     def spans(self, pk: str) -> Iterator[Item]:
         """All items of a partition (the spans of one hour and shard), oldest first."""
         return self._query("pk = :pk", {":pk": pk})
 
+    # Fees that models bill and no catalogue announces.
+
+    def fee(self, model: str) -> int:
+        """What was learnt of a model, read consistently; 0 where nothing was."""
+        return int(self._get({"pk": {"S": FEES}, "sk": {"S": model}}).get("fee_nanousd", 0))
+
+    def learn(self, model: str, fee_nanousd: int, at: int, until: int) -> bool:
+        """Keep a fee until then, and the highest that was seen; whether this is higher. May be repeated."""
+        # A lower one only shows that there still is a fee.
+        is_higher = "attribute_not_exists(fee_nanousd) OR fee_nanousd < :fee"
+        try:
+            self._learn(model, "SET fee_nanousd = :fee, #at = :at, #ttl = :ttl", is_higher, at, until, fee=fee_nanousd)
+        except ConditionFailed:
+            with suppress(ConditionFailed):
+                self._learn(model, "SET #at = :at, #ttl = :ttl", "attribute_exists(pk)", at, until)
+            return False
+        return True
+
+    def _learn(self, model: str, update: str, condition: str, at: int, until: int, **fee: int) -> None:
+        with answered():
+            self._client.update_item(
+                TableName=self._table,
+                Key={"pk": {"S": FEES}, "sk": {"S": model}},
+                UpdateExpression=update,
+                ConditionExpression=condition,
+                ExpressionAttributeNames={"#at": "at", "#ttl": "ttl"},
+                ExpressionAttributeValues=to_dynamodb(
+                    {":at": at, ":ttl": until, **{f":{name}": value for name, value in fee.items()}}
+                ),
+            )
+
+    def mark_stale(self, hour: str, mark: str) -> None:
+        """A span of an hour that rollups may be through with is about to be changed. `mark` is another each time."""
+        with answered():
+            self._client.put_item(
+                TableName=self._table, Item=to_dynamodb({"pk": ROLLUP, "sk": f"{STALE}{hour}#{mark}"})
+            )
+
     # Tenants.
 
-    def tenant(self, name: str, rules: Rules) -> Tenant | None:
-        """A tenant's configuration, read consistently, with `rules` where it has none; None when there is no tenant."""
-        item = self._get({"pk": {"S": f"TENANT#{name}"}, "sk": {"S": "CONFIG"}})
-        if not item:
-            return None
-        if "rules" in item:
-            try:
-                rules = rules_of(loads_exact(item["rules"]), rules)
-            except (RulesError, ValueError) as e:
-                raise StoreError(f"the rules of tenant {name} cannot be read: {e}") from e
-        limits = Limits(int(item["day_nanousd"]), int(item["month_nanousd"]), int(item["version"]), rules.in_flight)
-        return Tenant(name, limits, str(item["time_zone"]), rules)
+    def tenant(self, default: Tenant) -> Tenant | None:
+        """A tenant's configuration laid over the default one, read consistently; None when there is no tenant."""
+        item = self._get(_config_key(default.name))
+        return _tenant(default, item) if item else None
+
+    def accounts(self, defaults: Sequence[Tenant], month: str) -> Iterator[tuple[Tenant, Ledger]]:
+        """Tenants and their ledgers of a month, many a request; who has no configuration is as by default."""
+        for at in range(0, len(defaults), BATCH // 2):
+            asked = defaults[at : at + BATCH // 2]
+            keys = [key for each in asked for key in (_config_key(each.name), _ledger_key(each.name, month))]
+            found = {(item["pk"], item["sk"]): item for item in self._batch(keys)}
+            for default in asked:
+                config = found.get((f"TENANT#{default.name}", "CONFIG"))
+                ledger = found.get((f"TENANT#{default.name}", f"LEDGER#{month}"), {})
+                yield default if config is None else _tenant(default, config), ledger_of(ledger)
 
     def seed_tenant(self, tenant: Tenant) -> bool:
         """Write a tenant's configuration unless there is one; whether it was written."""
-        return self._put_once({
-            "pk": f"TENANT#{tenant.name}",
-            "sk": "CONFIG",
-            "day_nanousd": tenant.limits.day_nanousd,
-            "month_nanousd": tenant.limits.month_nanousd,
-            "version": tenant.limits.version,
-            "time_zone": tenant.time_zone,
-            "rules": dumps(tenant.rules.content()),
-        })  # fmt: skip
+        limits = tenant.limits
+        config = Config(
+            tenant.name,
+            limits.version,
+            limits.day_nanousd,
+            limits.month_nanousd,
+            tenant.time_zone,
+            rules=tenant.rules.content(),
+        )
+        return self._put_once({"pk": f"TENANT#{tenant.name}", "sk": "CONFIG", **config.item()})
 
     # Requests that more than one of these makes.
 
     def _put_once(self, item: Item) -> bool:
         """Write an item unless there is one; whether it was written."""
         try:
-            with _answered():
+            with answered():
                 self._client.put_item(
                     TableName=self._table, Item=to_dynamodb(item), ConditionExpression="attribute_not_exists(pk)"
                 )
-        except _ConditionFailed:
+        except ConditionFailed:
             return False
         return True
 
@@ -434,17 +495,37 @@ class Store:
             ExpressionAttributeValues=to_dynamodb(values),
             ConsistentRead=True,
         )
-        with _answered():
+        with answered():
             for page in pages:
                 if "Items" not in page:
                     raise StoreError("a query was answered without items")
                 yield from (from_dynamodb(item) for item in page["Items"])
 
+    def _batch(self, keys: Sequence[Mapping[str, Any]]) -> Iterator[Item]:
+        return (from_dynamodb(item) for item in batch(self._client, self._table, keys))
+
     def _get(self, key: Mapping[str, Any]) -> Item:
-        with _answered():
+        with answered():
             return from_dynamodb(
                 self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
             )
+
+
+def batch(client: "DynamoDBClient", table: str, keys: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Those of at most BATCH items that are there, as DynamoDB has them. Large ones come in more than one answer."""
+    left: Any = keys
+    fruitless = 0
+    while left:
+        with answered():
+            answer: Any = client.batch_get_item(RequestItems={table: {"Keys": left, "ConsistentRead": True}})
+        if "Responses" not in answer:
+            raise StoreError("a batch was answered without items")
+        yield from answer["Responses"].get(table, [])
+        unread = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+        fruitless = 0 if len(unread) < len(left) else fruitless + 1
+        if fruitless == TRIES:
+            raise StoreError("DynamoDB has left a batch unread")
+        left = unread
 
 
 def create_table(dynamodb: "DynamoDBClient", table: str) -> None:
@@ -477,10 +558,27 @@ def refusal(error: StoreError) -> StoreUnavailable:
 _IS_HELD = "attribute_type(#hold, :map)"
 # The limits were not changed since they were read.
 _IS_CURRENT = "(attribute_not_exists(#version) OR #version <= :version)"
-# Conditions cannot add, so the most that may be committed before is computed here: the limit less the hold.
-_HAS_ROOM = (
-    "(attribute_not_exists(#month) OR #month <= :month_most) AND (attribute_not_exists(#day) OR #day <= :day_most)"
-)
+
+
+def _has_room(most: Ceilings) -> list[str]:
+    """Conditions cannot add, so the most that may be committed before is computed by us: the limit less the hold."""
+    windows = ("month", "day") if most.key_nanousd is None else ("month", "day", "key")
+    return [f"(attribute_not_exists(#{window}) OR #{window} <= :{window}_most)" for window in windows]
+
+
+def _most(most: Ceilings) -> dict[str, int]:
+    found = {":month_most": most.month_nanousd, ":day_most": most.day_nanousd, ":key_most": most.key_nanousd}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _counters(of: Hold | Estimate, change: str) -> tuple[str, dict[str, str]]:
+    """What an update adds to, and the names of it: the month, the day, and the API key's month."""
+    names = {"#month": "m", "#day": _day(of.day), **({} if of.key is None else {"#key": f"k_{of.key}"})}
+    return ", ".join(f"{name} {change}" for name in names), names
+
+
+def _of_key(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"k": key}
 
 
 def _unchanged(before: Ledger, hold: Hold, limits: Limits, ceilings: Ceilings | None) -> Ledger | Refused:
@@ -501,11 +599,14 @@ def ledger_of(item: Item) -> Ledger:
     return Ledger(
         committed_nanousd=int(item.get("m", 0)),
         committed_by_day=days,
+        committed_by_key={name[2:]: int(value) for name, value in item.items() if name[:2] == "k_"},
         holds={hold.id: hold for hold in holds},
         version=int(item["v"]) if "v" in item else None,
         states=states,
         estimates={
-            name[2:]: Estimate(int(value["a"]), int(value["d"])) for name, value in item.items() if name[:2] == "e_"
+            name[2:]: Estimate(int(value["a"]), int(value["d"]), value.get("k"))
+            for name, value in item.items()
+            if name[:2] == "e_"
         },
         ended={id_: value for id_, value in held.items() if isinstance(value, int)},
     )
@@ -533,6 +634,8 @@ def _hold_item(hold: Hold) -> dict[str, Any]:
         "x": hold.expires_at,
         "o": hold.model,
         **({} if hold.feature == DEFAULT else {"f": hold.feature}),
+        **({"l": hold.learnt_nanousd} if hold.learnt_nanousd else {}),
+        **_of_key(hold.key),
     }
 
 
@@ -546,7 +649,20 @@ def _hold(id_: str, item: Item) -> Hold:
         str(item["o"]),
         str(item.get("f", DEFAULT)),
         item.get("g"),
+        item.get("k"),
+        learnt_nanousd=int(item.get("l", 0)),
     )
+
+
+def _tenant(default: Tenant, item: Item) -> Tenant:
+    try:
+        return Config.of(default.name, item).tenant(default)
+    except ConfigError as e:
+        raise StoreError(str(e)) from e
+
+
+def _config_key(tenant: str) -> dict[str, Any]:
+    return {"pk": {"S": f"TENANT#{tenant}"}, "sk": {"S": "CONFIG"}}
 
 
 def _ledger_key(tenant: str, month: str) -> dict[str, Any]:
@@ -554,9 +670,8 @@ def _ledger_key(tenant: str, month: str) -> dict[str, Any]:
 
 
 def _months_end(month: str) -> int:
-    """Epoch seconds, three months after a month began: its holds have ended long before."""
-    began = datetime.fromisoformat(f"{month}-01T00:00:00+00:00")
-    return int(began.timestamp()) + 92 * 86_400
+    """Epoch seconds, thirteen months after a month began: its holds have ended long before, but it may be asked for."""
+    return kept_until(int(datetime.fromisoformat(f"{month}-01T00:00:00+00:00").timestamp()))
 
 
 def _day(day: int) -> str:
@@ -571,21 +686,23 @@ def _attributes(answer: Mapping[str, Any]) -> Item:
     return attributes
 
 
-class _ConditionFailed(Exception):
+class ConditionFailed(Exception):
+    """Nothing was written; with the item that stood against it, where that was asked for."""
+
     def __init__(self, item: Item) -> None:
         super().__init__("condition failed")
         self.item = item
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
+def answered() -> Iterator[None]:
     """A condition that failed is an answer; everything else means that the outcome is unknown."""
     try:
         yield
     except ClientError as e:
         if e.response["Error"]["Code"] == "ConditionalCheckFailedException":
             old: Any = e.response.get("Item", {})
-            raise _ConditionFailed(from_dynamodb(old)) from None
+            raise ConditionFailed(from_dynamodb(old)) from None
         raise StoreError(f"DynamoDB answered {e.response['Error']['Code']}") from e
     except BotoCoreError as e:
         raise StoreError(f"DynamoDB did not answer: {type(e).__name__}") from e

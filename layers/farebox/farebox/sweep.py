@@ -8,11 +8,15 @@
     it does after all, within a day       the estimate is corrected, once
 
 Lost calls are found by their reminders, and the holds of functions that died by a walk over all ledgers that may have
-any. Each step may be repeated, by a run after a crash or by two runs at once: the span's cost is written once, the hold
-ends once, an estimate is corrected once, and only then the reminder goes.
+any. The walk goes first: what it finds has expired and so is the oldest, and each hold that it comes to ends; the
+reminders of calls that OpenRouter does not know yet come again in every run, and their lookups could use up all of it.
+
+Each step may be repeated, by a run after a crash or by two runs at once: the span's cost is written once, the hold ends
+once, an estimate is corrected once, and only then the reminder goes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import secrets
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,7 +25,9 @@ from urllib.parse import urlencode
 
 from . import spans
 from .directory import Directory
-from .ledger import Ledger, expired
+from .fees import lesson, taught, teach
+from .hours import is_over
+from .ledger import Hold, Ledger, expired
 from .reminders import Reminder
 from .settlement import cost_of_generation, object_of
 from .store import Store, StoreError
@@ -45,6 +51,7 @@ class Sweeper:
     upstream: Upstream
     telemetry: Telemetry
     now: Callable[[], datetime]
+    new_mark: Callable[[], str] = partial(secrets.token_hex, 8)
 
     @property
     def seconds(self) -> int:
@@ -52,17 +59,15 @@ class Sweeper:
 
 
 def sweep(sweeper: Sweeper, has_time: Callable[[], bool]) -> dict[str, int]:
-    """Resolve what can be resolved, oldest first, while there is time; how many ended which way.
+    """Resolve what can be resolved, what has expired first, while there is time; how many ended which way.
 
     A call that the store fails for does not keep the others waiting; its error is raised at the end, so that the run
     counts as failed. Raises StoreError.
     """
     counts = {"booked": 0, "estimated": 0, "corrected": 0, "waiting": 0}
     failed: StoreError | None = None
-    for work in (_reminded(sweeper), _walked(sweeper)):
+    for work in (_walked(sweeper, has_time), _reminded(sweeper, has_time)):
         for hold_id, resolve in work:
-            if not has_time():
-                break
             try:
                 counts[resolve()] += 1
             except StoreError as e:
@@ -73,12 +78,15 @@ def sweep(sweeper: Sweeper, has_time: Callable[[], bool]) -> dict[str, int]:
     return counts
 
 
-Work = Iterable[tuple[str, Callable[[], str]]]
+Step = tuple[str, Callable[[], str]]
+Work = Iterable[Step]
 
 
-def _reminded(sweeper: Sweeper) -> Work:
+def _reminded(sweeper: Sweeper, has_time: Callable[[], bool]) -> Work:
     """Lost calls, oldest first."""
     for item in sweeper.store.reminders():
+        if not has_time():
+            return
         reminder = Reminder.of(item)
         if "look_at" in item:
             if item["look_at"] <= sweeper.seconds:
@@ -94,6 +102,7 @@ def _resolved(sweeper: Sweeper, reminder: Reminder) -> str:
         found = _true_cost(sweeper.upstream, reminder.generation_id)
     if found is None and sweeper.seconds < hold.expires_at:
         return "waiting"
+    _mark(sweeper, reminder)
     # A run before this one may have written the cost and then died: its word stands.
     cost, is_estimated = sweeper.store.resolve_span(
         reminder.span_pk,
@@ -102,6 +111,7 @@ def _resolved(sweeper: Sweeper, reminder: Reminder) -> str:
         is_estimated=found is None,
         known=reminder.span(),
     )
+    _teach(sweeper, hold, cost)
     can_be_corrected = is_estimated and reminder.generation_id is not None and hold.amount_nanousd > 0
     if can_be_corrected:
         # Before the hold ends: an estimate that nobody looks at again would be the last word.
@@ -130,14 +140,25 @@ def _corrected(sweeper: Sweeper, reminder: Reminder) -> str:
     if found is None and sweeper.seconds < hold.admitted_at + CORRECTED_FOR_S:
         sweeper.store.look_again(hold.id, _next_look(hold.admitted_at, sweeper.seconds))
         return "waiting"
+    if found is not None:
+        _mark(sweeper, reminder)
     # A run before this one may have spoken the last word in the span and then died: it stands.
     found = sweeper.store.correct_span(reminder.span_pk, hold.id, found)
+    if found is not None:
+        _teach(sweeper, hold, found)
     ledger = sweeper.store.correct(reminder.tenant, reminder.month, hold.id, found)
     _look(sweeper, reminder, ledger)
     outcome = "estimated" if found is None else "corrected"
     _tell(sweeper, reminder, hold.amount_nanousd if found is None else found, outcome)
     sweeper.store.forget(hold.id)
     return outcome
+
+
+def _mark(sweeper: Sweeper, reminder: Reminder) -> None:
+    """Rollups may be through with the hour of a span that is about to be changed."""
+    hour = spans.hour_in(reminder.span_pk)
+    if is_over(hour, sweeper.seconds):
+        sweeper.store.mark_stale(hour, sweeper.new_mark())
 
 
 def _next_look(admitted_at: int, now: int) -> int:
@@ -159,19 +180,50 @@ def _tell(sweeper: Sweeper, reminder: Reminder, cost: int, outcome: str) -> None
         sweeper.telemetry.overrun(facts)
 
 
+def _teach(sweeper: Sweeper, hold: Hold, cost: int) -> None:
+    """Before the hold ends, so that a crash does not lose the lesson. Which model of a list was billed is not known
+    here; the first one stands for the list."""
+    fee = lesson(hold, cost)
+    if fee is not None:
+        teach(sweeper.store, sweeper.telemetry, sweeper.now(), hold, cost, fee, taught((hold.model,)))
+
+
 # The walk.
 
 
-def _walked(sweeper: Sweeper) -> Work:
-    """Expired holds in all ledgers that may have any, tenant by tenant, from where the last walk has stopped."""
-    begin = sweeper.store.cursor()
-    for seen, (month, tenant) in enumerate(_ledgers(sweeper, begin), start=1):
-        yield from _left_open(sweeper, month, tenant)
-        if seen >= MAX_LEDGERS:
-            sweeper.store.move_cursor(f"{month}#{tenant}")
-            return
-    if begin:
-        sweeper.store.move_cursor("")
+def _walked(sweeper: Sweeper, has_time: Callable[[], bool]) -> Work:
+    """Expired holds in all ledgers that may have any; a walk that is broken off keeps no reminder waiting."""
+    try:
+        yield from _from_cursor(sweeper, has_time)
+    except StoreError as e:
+        yield "the walk", partial(_failed, e)
+
+
+def _from_cursor(sweeper: Sweeper, has_time: Callable[[], bool]) -> Work:
+    """Tenant by tenant, from where the last walk has stopped.
+
+    One that stops in the middle of a ledger leaves the cursor before it: the next one finds what is left of it.
+    """
+    begin = at = sweeper.store.cursor()
+    for seen, (month, tenant) in enumerate(_ledgers(sweeper, begin)):
+        if seen >= MAX_LEDGERS or not has_time():
+            break
+        if not (yield from _while(has_time, _left_open(sweeper, month, tenant))):
+            break
+        at = f"{month}#{tenant}"
+    else:
+        at = ""
+    if at != begin:
+        sweeper.store.move_cursor(at)
+
+
+def _while(has_time: Callable[[], bool], work: Work) -> Generator[Step, None, bool]:
+    """Work while there is time; whether all of it is done."""
+    for step in work:
+        if not has_time():
+            return False
+        yield step
+    return True
 
 
 def _left_open(sweeper: Sweeper, month: str, tenant: str) -> Work:
@@ -205,12 +257,16 @@ def _ledgers(sweeper: Sweeper, begin: str) -> Iterable[tuple[str, str]]:
 
 
 def _found(sweeper: Sweeper, reminder: Reminder) -> str:
-    """A hold that nobody has ended: by its span, or as any lost call."""
+    """A hold that nobody has ended: by its reminder, which may know its cost, by its span, or as any lost call."""
+    if item := sweeper.store.reminder(reminder.hold.id):
+        return _resolved(sweeper, Reminder.of(item))
     span = sweeper.store.span(reminder.span_pk, reminder.hold.id)
     if "cost_nanousd" in span and not span.get("is_estimated", False):
-        ledger = sweeper.store.settle(reminder.tenant, reminder.month, reminder.hold, int(span["cost_nanousd"]))
+        cost = int(span["cost_nanousd"])
+        _teach(sweeper, reminder.hold, cost)
+        ledger = sweeper.store.settle(reminder.tenant, reminder.month, reminder.hold, cost)
         _look(sweeper, reminder, ledger)
-        _tell(sweeper, reminder, int(span["cost_nanousd"]), "booked")
+        _tell(sweeper, reminder, cost, "booked")
         return "booked"
     known = reminder if reminder.generation_id else reminder.known_by(span.get("generation_id"))
     return _resolved(sweeper, known)

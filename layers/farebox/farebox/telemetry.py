@@ -28,6 +28,10 @@ class Telemetry:
         """A lost call whose cost has been found, or booked at its hold."""
         self._logger.info("resolved", extra=dict(fields))
 
+    def changed(self, fields: Mapping[str, Any]) -> None:
+        """A tenant or one of its keys was changed: by whom, and what; never what a key is."""
+        self._logger.info("changed", extra=dict(fields))
+
     def state(self, fields: Mapping[str, Any]) -> None:
         """A budget window of a tenant is in another state now."""
         self._logger.info("state", extra=dict(fields))
@@ -47,6 +51,22 @@ class Telemetry:
     def overrun(self, fields: Mapping[str, Any]) -> None:
         """A call that cost more than was held for it: the bound was not one, which must be looked into."""
         self._logger.error("overrun", extra=dict(fields))
+
+    def fee(self, fields: Mapping[str, Any]) -> None:
+        """A model has billed a fee that its prices do not have: from now on it is held."""
+        self._logger.warning("fee learnt", extra=dict(fields))
+
+    def hour(self, fields: Mapping[str, Any]) -> None:
+        """An hour of many spans has been summed."""
+        self._logger.info("hour", extra=dict(fields))
+
+    def folded(self, fields: Mapping[str, Any]) -> None:
+        """The rollups have been brought up to the spans: how much that was, and until when they are final."""
+        self._logger.info("folded", extra=dict(fields))
+
+    def skipped(self, fields: Mapping[str, Any]) -> None:
+        """A span that cannot be read is in no rollup; its key, not its content."""
+        self._logger.error("skipped", extra=dict(fields))
 
     def failure(self, what: str, fields: Mapping[str, Any]) -> None:
         """Something of ours that did not work; called inside an `except` block."""

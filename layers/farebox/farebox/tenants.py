@@ -5,12 +5,15 @@ job resets anything: the window is part of the ledger's key and attribute names.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from zoneinfo import ZoneInfo
 
 from .errors import InvalidTenant
-from .ledger import Limits
+from .keys import ApiKey
+from .ledger import KeyCap, Limits
 from .rules import Rules
 
 DEFAULT = "default"
@@ -18,6 +21,31 @@ DEFAULT = "default"
 MAX_NAME_LENGTH = 64
 DEFAULT_RULES = Rules()
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
+
+
+class Status(Enum):
+    """Only an active tenant's calls are admitted."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Higher budgets for a while; None leaves one as it is. `until` in epoch seconds."""
+
+    day_nanousd: int | None
+    month_nanousd: int | None
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Another time zone from the beginning of a month on, like 2026-12."""
+
+    zone: str
+    month: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +56,46 @@ class Tenant:
     limits: Limits
     time_zone: str = "UTC"
     rules: Rules = DEFAULT_RULES
+    move: Move | None = None
+    raised: Raise | None = None
+    status: Status = Status.ACTIVE
+    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+
+    def at(self, now: datetime) -> "Tenant":
+        """As it is at a moment: with budgets that are raised, in the zone that counts."""
+        if self.raised is None and self.move is None:
+            return self
+        has_moved = self.move is not None and windows(now, self.time_zone).month >= self.move.month
+        zone = self.move.zone if self.move is not None and has_moved else self.time_zone
+        return replace(self, limits=self._limits(now.timestamp()), time_zone=zone)
+
+    def windows(self, now: datetime) -> "Windows":
+        """Of an aware moment.
+
+        A move is made when both zones have reached its month; between the one and the other is the month's first day,
+        which is long then. So no day comes twice.
+        """
+        found = windows(now, self.time_zone)
+        if self.move is None or found.month < self.move.month:
+            return found
+        there = windows(now, self.move.zone)
+        return there if there.month >= self.move.month else windows(there.month_resets_at, self.move.zone)
+
+    def with_key(self, key: ApiKey) -> "Tenant":
+        """For a call with this key."""
+        if key.month_nanousd is None:
+            return self
+        return replace(self, limits=replace(self.limits, key_cap=KeyCap(key.id, key.month_nanousd)))
+
+    def _limits(self, now: float) -> Limits:
+        raised = self.raised
+        if raised is None or now >= raised.until:
+            return self.limits
+        return replace(
+            self.limits,
+            day_nanousd=max(self.limits.day_nanousd, raised.day_nanousd or 0),
+            month_nanousd=max(self.limits.month_nanousd, raised.month_nanousd or 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

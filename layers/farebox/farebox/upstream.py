@@ -104,12 +104,13 @@ class Upstream:
         return Answer(response.status_code, response.headers, chunks, response.close)
 
     def get(self, path: str, query: str = "") -> tuple[int, bytes]:
-        """A small answer, whole. Raises NotSent or Lost."""
+        """A small answer, whole; no read of its body begins later than GET_TIMEOUT_S. Raises NotSent or Lost."""
+        last_read = self._monotonic() + GET_TIMEOUT_S
         url = f"{self._base_url}{path}" + (f"?{query}" if query else "")
         timeout = httpx.Timeout(GET_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
             with self._client.stream("GET", url, headers=self._headers, timeout=timeout) as response:
-                body = b"".join(self._body(response, math.inf, MAX_WHOLE_BYTES))
+                body = b"".join(self._body(response, last_read, MAX_WHOLE_BYTES))
         except httpx.ConnectError as e:
             raise NotSent(type(e).__name__) from e
         except (httpx.TransportError, httpx.DecodingError) as e:
