@@ -20,6 +20,7 @@ from .breaker import CircuitOpen
 from .candidates import Candidate, Dropped
 from .chat import ChatRequest, body_with
 from .errors import BudgetExhausted, BudgetHeld, Fact, Refusal, RequestTooExpensive
+from .fees import lesson_of, taught
 from .gate import Gate
 from .ledger import Ledger
 from .pricing import bounds, has_own_price_cap
@@ -233,8 +234,15 @@ class Course:
         if may_go_on and fails_over(settlement, has_begun=track.reader.has_begun):
             following = self._after(admission, Failure(settlement, track.answer.headers, error_in(track)))
             return None if following is None else self._run(following)
-        self.ended = Ended(admission, settlement, self._gate.books.settle(admission, settlement, self._deadline))
+        self.ended = Ended(admission, settlement, self._settle(admission, settlement))
         return None
+
+    def _settle(self, admission: Admission, settlement: Settlement) -> Ledger:
+        """Book an attempt. What has taught the books a fee makes prices be asked again, with it."""
+        ledger = self._gate.books.settle(admission, settlement, self._deadline)
+        if lesson_of(admission, settlement) is not None:
+            self._gate.catalogue.forget(taught(admission.candidate.models, settlement.receipt.model))
+        return ledger
 
     # From one attempt to the next.
 
@@ -249,7 +257,7 @@ class Course:
         if can_be_exchanged:
             self._gate.books.record(admission, settlement, self._deadline)  # at no cost: nothing is missed without it
         else:
-            ledger = self._gate.books.settle(admission, settlement, self._deadline)
+            ledger = self._settle(admission, settlement)
         if admission.is_held and fails_over(settlement, has_begun=False):
             following = self._following(replace(admission, ledger=ledger), settlement)
         if following is None and can_be_exchanged:
