@@ -1,6 +1,7 @@
 """What must be true: after every write of the table, before every call upstream, and at the end (design.md, part 11).
 
-I1  what is committed after an admission is within the limits of the version that it was made by
+I1  what is committed after an admission is within the limits of the version that it was made by, the cap of its API
+    key, too, which is good in that version
 I2  spent never falls, apart from what was an estimate; held is never negative, nor spent
 I3  every hold is made once and ends once, in the windows that admitted it; at the end none is left
 I4  at the end the costs in the spans are what the ledgers have spent, by tenant, month and day; and what is on
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from farebox.aws import from_dynamodb
-from farebox.ledger import Hold, Ledger, Limits
+from farebox.ledger import Hold, Ledger
 from farebox.store import LOST, ledger_of
+from farebox.tenants import Tenant
 from local.bill import Generation
 from tests.rollup_truth import expected, stored
 
@@ -45,7 +47,8 @@ class Auditor:
     """Sees every write of the table and every call upstream. `fail` ends the run."""
 
     def __init__(self, fail: Callable[[BaseException], None], who: Callable[[], str]) -> None:
-        self.limits: dict[tuple[str, int], Limits] = {}
+        self.tenants: dict[tuple[str, int], Tenant] = {}
+        """By name and version."""
         self.holds: dict[str, Held] = {}
         self._fail = fail
         self._who = who
@@ -115,9 +118,14 @@ class Auditor:
     ) -> None:
         more = hold.amount_nanousd - sum(each.amount_nanousd for each in ended)
         _require(changes == ({hold.day: more} if more else {}), f"I3: a hold of {more} more changes {changes}")
-        limits = self.limits.get((tenant, -1 if after.version is None else after.version))
-        if limits is None:
+        config = self.tenants.get((tenant, -1 if after.version is None else after.version))
+        if config is None:
             raise Violation(f"I1: {tenant} is admitted by limits of version {after.version}, which nobody made")
+        limits = config.limits
+        key = None if hold.key is None else config.keys[hold.key]
+        _require(key is None or key.revoked_at is None, f"I1: {hold} is made with a key that was revoked")
+        if key is not None and key.month_nanousd is not None and more > 0:
+            _require(after.committed_with(key.id) <= key.month_nanousd, f"I1: the key is above its cap: {after}")
         if more > 0:
             _require(after.committed_nanousd <= limits.month_nanousd, f"I1: the month is above its limit: {after}")
             _require(after.committed_on(hold.day) <= limits.day_nanousd, f"I1: the day is above its limit: {after}")
@@ -163,13 +171,18 @@ class Auditor:
     def _compare(self, spans: Mapping[str, Mapping[str, Any]]) -> None:
         """Spans with ledgers, by tenant, month and day."""
         by_month, by_day = Counter[tuple[str, str]](), Counter[tuple[str, str, int]]()
+        by_key = Counter[tuple[str, str, str]]()
         for span in spans.values():
             by_month[span["tenant"], span["month"]] += span.get("cost_nanousd", 0)
+            by_key[span["tenant"], span["month"], span.get("key", "")] += span.get("cost_nanousd", 0)
             by_day[span["tenant"], span["month"], span["day"]] += span.get("cost_nanousd", 0)
         for (pk, sk), ledger in self._ledgers.items():
             tenant, month = pk.removeprefix("TENANT#"), sk.removeprefix("LEDGER#")
             spent = by_month.pop((tenant, month), 0)
             _require(ledger.spent_nanousd == spent, f"I4: {tenant} {month}: {ledger.spent_nanousd}, spans {spent}")
+            for key in ledger.committed_by_key:
+                spent = by_key[tenant, month, key]
+                _require(ledger.spent_with(key) == spent, f"I4: {tenant} {month} {key}: {ledger}, spans {spent}")
             for day in ledger.committed_by_day:
                 spent = by_day.pop((tenant, month, day), 0)
                 _require(ledger.spent_on(day) == spent, f"I4: {tenant} {month} {day}: {ledger}, spans {spent}")
@@ -182,7 +195,9 @@ class Auditor:
             _require(wanted.get(key) == found.get(key), f"I9: {key}: {found.get(key)}, spans say {wanted.get(key)}")
         for (pk, sk), ledger in self._ledgers.items():
             usage = f"USAGE#{pk.removeprefix('TENANT#')}#{sk.removeprefix('LEDGER#')}"
-            spent = {"M": ledger.spent_nanousd} | {f"D#{day:02}": ledger.spent_on(day) for day in ledger.committed_by_day}
+            spent = {"M": ledger.spent_nanousd} | {
+                f"D#{day:02}": ledger.spent_on(day) for day in ledger.committed_by_day
+            }
             for window, nanousd in spent.items():
                 summed = found.get((usage, window), {}).get(("total", ""), {}).get("c", 0)
                 _require(summed == nanousd, f"I9: {usage} {window}: {summed}, the ledger says {nanousd}")

@@ -12,6 +12,8 @@
     releases-expired-holds      the sweep gives back what nobody knows the cost of
     no-version-condition        limits that were changed since are used
     no-cap-of-calls             more calls are in flight than may be
+    no-cap-of-keys              an API key spends more than it may
+    never-revokes               a key that was revoked goes on
     leaves-no-marks             a copy of a message that comes late holds again
     walks-nowhere               holds of functions that have died are left
     holds-nothing               a call is made for which nothing was written
@@ -34,6 +36,7 @@ from farebox import fold as folding
 from farebox import sweep as sweeping
 from farebox.admission import Admission
 from farebox.books import Books
+from farebox.keys import ApiKey
 from farebox.ledger import Hold, Ledger
 from farebox.relay import Relay
 from farebox.rollups import Rollup
@@ -123,6 +126,10 @@ def _added(run: Any, key: Any, fields: Any, before: Rollup) -> Rollup:
     return _put(run, key, {**fields, **tally.item()}, before)
 
 
+def _good(_key: ApiKey, _now: int) -> bool:
+    return True
+
+
 def _nothing(*_: Any) -> tuple[()]:
     return ()
 
@@ -142,6 +149,8 @@ MUTANTS: Mapping[str, Patches] = {
     "releases-expired-holds": ((Store, "resolve_span", _resolve_at_nothing),),
     "no-version-condition": _without("#version"),
     "no-cap-of-calls": _without("#count"),
+    "no-cap-of-keys": _without(":key_most"),
+    "never-revokes": ((ApiKey, "is_good", _good),),
     "leaves-no-marks": ((Store, "_repeat", _nothing),),
     "walks-nowhere": ((sweeping, "_walked", _nothing),),
     "holds-nothing": ((Store, "reserve", _unheld),),

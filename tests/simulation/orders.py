@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from farebox.keys import SECRET_LENGTH, ApiKey, digest
 from farebox.ledger import Limits
 from farebox.rules import Rules, rules_of
 from farebox.tenants import Tenant
@@ -25,6 +26,8 @@ OTHERS = (
     "sim/free:free", "sim/dear-provider", "sim/cache-write", "sim/reasoning", "sim/tiny-overshoot",
     "sim/no-max-output", "sim/usage-null-finish",
 )  # fmt: skip
+SECRET = "s" * SECRET_LENGTH
+KEY = ApiKey("k1", digest(SECRET), "the tenant's own", created_at=0)
 OFTEN = 5
 """So many of the others are in a world."""
 BILLED_FAILURES = ("sim/504", "sim/524-html")
@@ -39,6 +42,8 @@ class Order:
     body: bytes
     leaves_after: int | None
     pause_s: float
+    with_key: bool
+    """With the tenant's own API key, not with the gateway's."""
 
 
 def some_models(chance: random.Random) -> list[str]:
@@ -60,11 +65,17 @@ def order(chance: random.Random, tenants: Sequence[str], models: Sequence[str], 
     if body["model"] not in BILLED_FAILURES and chance.random() < 0.1:
         body["models"] = [name for name in chance.sample(models, 2) if name not in BILLED_FAILURES]
     leaves_after = chance.randrange(8) if chance.random() < 0.3 else None
-    return Order(chance.choice(tenants), json.dumps(body).encode(), leaves_after, 10 ** chance.uniform(-1, 1.9))
+    return Order(
+        chance.choice(tenants),
+        json.dumps(body).encode(),
+        leaves_after,
+        10 ** chance.uniform(-1, 1.9),
+        chance.random() < 0.5,
+    )
 
 
 def changed(chance: random.Random, tenant: Tenant, models: Sequence[str]) -> Tenant:
-    """With other limits and rules, of the next version."""
+    """With other limits and rules, and another cap of its key or none, of the next version."""
     rules = rules_of(
         {
             "in_flight": chance.choice((1, 4, 200, 200, 200)),
@@ -77,7 +88,10 @@ def changed(chance: random.Random, tenant: Tenant, models: Sequence[str]) -> Ten
     day = int(10 ** chance.uniform(5.5, 10))
     month = int(day * chance.choice((0.7, 1, 3)))
     zone = chance.choice(ZONES) if chance.random() < 0.1 else tenant.time_zone
-    return Tenant(tenant.name, Limits(day, month, tenant.limits.version + 1, rules.in_flight), zone, rules)
+    cap = int(day * chance.choice((0.1, 0.7, 2))) if chance.random() < 0.6 else None
+    key = replace(KEY, month_nanousd=cap, revoked_at=0 if chance.random() < 0.1 else None)
+    limits = Limits(day, month, tenant.limits.version + 1, rules.in_flight)
+    return Tenant(tenant.name, limits, zone, rules, keys={key.id: key})
 
 
 def repriced(model: Model, times: Decimal) -> Model:

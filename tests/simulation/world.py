@@ -13,14 +13,15 @@ from aws_lambda_powertools.utilities.circuit_breaker import base as powertools
 from botocore.exceptions import BotoCoreError, ClientError
 
 from farebox.aws import to_dynamodb
+from farebox.configs import Config
 from farebox.fold import fold
 from farebox.gate import Gate
 from farebox.hours import HOUR_S, began, hour_of
+from farebox.keys import written
 from farebox.ledger import Limits
-from farebox.money import dumps
 from farebox.rollups import Rollups
 from farebox.routes import answer
-from farebox.store import LOST, ROLLUP, STALE, Store, StoreError
+from farebox.store import LOST, ROLLUP, STALE, StoreError
 from farebox.sweep import Sweeper, sweep
 from farebox.tenants import Tenant, windows
 
@@ -28,7 +29,8 @@ from .expressions import Item
 from .invariants import Auditor
 from .line import Line
 from .memory import Memory
-from .orders import MODELS, Order, changed, order, repriced, some_models
+from .orders import KEY as API_KEY
+from .orders import MODELS, SECRET, Order, changed, order, repriced, some_models
 from .parts import KEY, SKEW_S, TABLE, Parts, Recorder, settings_for
 from .road import OpenRouter, Road
 from .scheduler import FUNCTION_S, Actor, Crash, Scheduler, Violation
@@ -92,7 +94,7 @@ class World:
         for number, each in enumerate((zone, chance.choice(ZONES))[: chance.choice((1, 1, 2))]):
             name = f"t{number}"
             tenant = self._changed(Tenant(name, Limits(0, 0, 0), each))
-            Store(cast("Any", self.memory), TABLE).seed_tenant(tenant)
+            self.memory.put_item(TableName=TABLE, Item=to_dynamodb(_config(tenant)))
         Rollups(cast("Any", self.memory), TABLE).move(hour_of(int(start_s - SKEW_S)))
         self.seeded: list[Item] = list(self.memory.items.values())
         self._people()
@@ -144,10 +146,11 @@ class World:
 
     def _served(self, gate: Gate, each: Order) -> int:
         """One invocation, as the runtime does it."""
+        key = written(each.tenant, API_KEY.id, SECRET) if each.with_key else KEY
         event = {
             "path": "/api/v1/chat/completions",
             "httpMethod": "POST",
-            "headers": {"Authorization": f"Bearer {KEY}", "X-Tenant-Id": each.tenant},
+            "headers": {"Authorization": f"Bearer {key}", "X-Tenant-Id": each.tenant},
             "requestContext": {"requestId": "r"},
             "body": each.body.decode(),
         }
@@ -251,22 +254,13 @@ class World:
         """Its next version, which is made, written or not, and which the auditor knows."""
         following = changed(self._chance, tenant, self._models)
         self._tenants[tenant.name] = following
-        self._auditor.limits[tenant.name, following.limits.version] = following.limits
+        self._auditor.tenants[tenant.name, following.limits.version] = following
         return following
 
     def _configure(self, tenant: Tenant) -> None:
         """Write the configuration, then tell the ledger of the month that there is a newer one."""
-        limits = tenant.limits
-        item = {
-            "pk": f"TENANT#{tenant.name}",
-            "sk": "CONFIG",
-            "day_nanousd": limits.day_nanousd,
-            "month_nanousd": limits.month_nanousd,
-            "version": limits.version,
-            "time_zone": tenant.time_zone,
-            "rules": dumps(tenant.rules.content()),
-        }
-        values = to_dynamodb({":version": limits.version})
+        item = _config(tenant)
+        values = to_dynamodb({":version": tenant.limits.version})
         self.line.put_item(
             TableName=TABLE,
             Item=to_dynamodb(item),
@@ -307,6 +301,20 @@ class World:
 
     def _note(self, what: str) -> None:
         self.result.trace.append((self.scheduler.now_s, self.scheduler.who, what))
+
+
+def _config(tenant: Tenant) -> dict[str, Any]:
+    limits = tenant.limits
+    config = Config(
+        tenant.name,
+        limits.version,
+        limits.day_nanousd,
+        limits.month_nanousd,
+        tenant.time_zone,
+        rules=tenant.rules.content(),
+        keys=tenant.keys,
+    )
+    return {"pk": f"TENANT#{tenant.name}", "sk": "CONFIG", **config.item()}
 
 
 def run(seed: int) -> Result:

@@ -168,8 +168,9 @@ def _planned(gate: Gate, caller: Caller, request: ChatRequest) -> Plan:
     if tenant.status is not Status.ACTIVE:
         raise TenantClosed(f"tenant {tenant.name} is {tenant.status.value}", facts={"tenant": tenant.name})
     if caller.key is not None:
-        if (key := tenant.keys.get(caller.key)) is None:
-            raise Unauthenticated("the key is not one of this gateway's any more")
+        key = tenant.keys.get(caller.key)
+        if key is None or not key.is_good(int(now.timestamp())):  # the tenant may have been read since
+            raise Unauthenticated(f"the key {shown(tenant.name, caller.key)} was revoked or has expired")
         tenant = tenant.with_key(key)
     rules, price = tenant.rules, gate.catalogue.model
     asked = candidate(request, models, rules, price)
