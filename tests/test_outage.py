@@ -78,6 +78,24 @@ def test_what_was_let_through_is_booked_once_when_the_ledger_answers_again(
     assert [cent(door) for _ in range(5)] == [200] * 4 + [503]  # another outage, another allowance
 
 
+def test_a_call_is_booked_after_an_outage_only_when_its_hour_is_marked_and_each_try_has_a_mark_of_its_own(
+    wire: Wire, make_door: MakeDoor
+) -> None:
+    door = warm(wire, make_door, **ALLOWED)
+    wire.plan = always_down
+    assert cent(door) == 200
+    wire.plan = always("put_span", Fault.DROPPED)
+    assert cent(door) == 200
+    wire.plan, before = no_faults, len(wire.seen)
+    assert cent(door) == 200
+    after = wire.steps[before:]
+    assert after.index("mark_stale") < after.index("put_span")
+    marks = {seen.key for seen in wire.seen if seen.step == "mark_stale"}
+    assert len({key for key in marks if key[0] == "ROLLUP"}) == len(marks) >= 3
+    for span in spans_of(door):
+        assert span["cost_nanousd"] == 10_000_000
+
+
 def test_a_call_whose_cost_is_not_known_is_booked_at_its_bound(
     wire: Wire, make_door: MakeDoor, simulator: Simulator
 ) -> None:

@@ -160,6 +160,9 @@ def asked_again(seed: int, dynamodb_local_url: str) -> int:
     for item in world.seeded:
         real.put_item(TableName=table, Item=item)
     for operation, request, outcome in world.line.heard:
+        if operation == "batch_get_item":
+            assert batched(real, table, request, world.memory.page_size) == found_in(outcome), (seed, request)
+            continue
         asked = {**request, "TableName": table}
         if operation == "query":
             asked["Limit"] = world.memory.page_size
@@ -168,6 +171,18 @@ def asked_again(seed: int, dynamodb_local_url: str) -> int:
             answered = said(real, operation, asked)
         assert without(answered) == without(outcome), (seed, operation, request)
     return len(world.line.heard)
+
+
+def batched(real: Any, table: str, request: Any, size: int) -> Any:
+    """The items of as many keys as a page of the other table has."""
+    ((_, asked),) = request["RequestItems"].items()
+    return found_in(real.batch_get_item(RequestItems={table: {**asked, "Keys": asked["Keys"][:size]}}))
+
+
+def found_in(answer: Any) -> Any:
+    """The items of a batch, in an order."""
+    ((_, items),) = answer["Responses"].items()
+    return sorted(items, key=lambda item: (item["pk"]["S"], item["sk"]["S"]))
 
 
 def without(outcome: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 
 import httpx
@@ -213,6 +213,25 @@ def lost(scene: Scene) -> None:
     scene.clock.at = START
     scene.call()
     scene.clock.sleep(READY_S)
+
+
+def test_a_span_of_an_hour_that_is_over_is_changed_only_when_the_hour_is_marked(
+    wired: Scene, embedded_wire: Wire
+) -> None:
+    wired.call()
+    wired.clock.sleep(3599)
+    wired.sweep()
+    assert "resolve_span" in embedded_wire.steps
+    assert "mark_stale" not in embedded_wire.steps
+    wired.clock.at = START
+    wired.call()
+    wired.clock.at = START + timedelta(seconds=3600)
+    before = len(embedded_wire.seen)
+    wired.sweep()
+    steps = embedded_wire.steps[before:]
+    assert steps.index("mark_stale") < steps.index("resolve_span")
+    (mark,) = [seen.key for seen in embedded_wire.seen if seen.step == "mark_stale"]
+    assert mark[1].startswith("STALE#2026-11-23T12#")
 
 
 def test_a_lost_call_is_ended_with_three_writes_and_its_tenant_is_read_once(wired: Scene, embedded_wire: Wire) -> None:

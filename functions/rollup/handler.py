@@ -1,15 +1,16 @@
-"""EventBridge Scheduler's events to the sweeper."""
+"""EventBridge Scheduler's events to the sweep and the fold."""
 
 import os
 from typing import Any, Protocol
 
-from farebox.rollup import open_sweeper
-from farebox.sweep import sweep
+from farebox.rollup import open_parts, run
 
 ENOUGH_MS = 30_000
 """Left to end the step that is under way when the function's time runs out."""
+FOLD_MS = 90_000
+"""Left for the fold at least, however much there is to sweep."""
 
-sweeper = open_sweeper(os.environ)
+parts = open_parts(os.environ)
 
 
 class Context(Protocol):
@@ -18,6 +19,13 @@ class Context(Protocol):
     def get_remaining_time_in_millis(self) -> int: ...
 
 
-def handler(event: dict[str, Any], context: Context) -> dict[str, int]:  # noqa: ARG001 - each run does all there is
-    """Resolve lost calls while there is time; how many ended which way."""
-    return sweep(sweeper, lambda: context.get_remaining_time_in_millis() > ENOUGH_MS)
+def handler(event: dict[str, Any], context: Context) -> dict[str, int]:
+    """Resolve lost calls, then bring the rollups up to date, while there is time; how many calls ended which way.
+
+    Each run does all there is; an event with `since`, as 2026-11-01T00, has the hours from then on summed again.
+    """
+
+    def has(milliseconds: int) -> bool:
+        return context.get_remaining_time_in_millis() > milliseconds
+
+    return run(parts, lambda: has(ENOUGH_MS + FOLD_MS), lambda: has(ENOUGH_MS), event.get("since"))

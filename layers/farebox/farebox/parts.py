@@ -1,5 +1,6 @@
 """Parts that the gate and the rollup both have."""
 
+import secrets
 import time
 from datetime import UTC, datetime
 
@@ -24,6 +25,11 @@ def upstream_of(settings: Settings, transport: httpx.BaseTransport | None) -> Up
 def telemetry_of(settings: Settings) -> Telemetry:
     """Powertools' logger under the name of the service."""
     return Telemetry(Logger(service=settings.otel_service_name))
+
+
+def random_id() -> str:
+    """No two are the same."""
+    return secrets.token_hex(8)
 
 
 def now() -> datetime:

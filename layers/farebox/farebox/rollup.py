@@ -2,10 +2,8 @@
 fold of what that leaves.
 """
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import httpx
 
@@ -13,7 +11,7 @@ from .aws import dynamodb_client
 from .directory import Directory
 from .fold import Folder, fold
 from .office import Office
-from .parts import now, telemetry_of, upstream_of
+from .parts import now, random_id, telemetry_of, upstream_of
 from .rollups import Rollups
 from .settings import Settings, settings_from
 from .store import Store, StoreError
@@ -50,7 +48,7 @@ def open_parts(environment: Mapping[str, str], transport: httpx.BaseTransport | 
         now=now,
     )
     rollups = Rollups(client, settings.farebox_table)
-    folder = Folder(store, rollups, telemetry, now, partial(secrets.token_hex, 8))
+    folder = Folder(store, rollups, telemetry, now, random_id)
     return Parts(sweeper, folder, Office(client, settings.farebox_table), settings)
 
 

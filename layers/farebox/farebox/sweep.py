@@ -15,7 +15,6 @@ Each step may be repeated, by a run after a crash or by two runs at once: the sp
 once, an estimate is corrected once, and only then the reminder goes.
 """
 
-import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +27,7 @@ from .directory import Directory
 from .fees import lesson, taught, teach
 from .hours import is_over
 from .ledger import Hold, Ledger, expired
+from .parts import random_id
 from .reminders import Reminder
 from .settlement import cost_of_generation, object_of
 from .store import Store, StoreError
@@ -51,7 +51,7 @@ class Sweeper:
     upstream: Upstream
     telemetry: Telemetry
     now: Callable[[], datetime]
-    new_mark: Callable[[], str] = partial(secrets.token_hex, 8)
+    new_mark: Callable[[], str] = random_id
 
     @property
     def seconds(self) -> int:
