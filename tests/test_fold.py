@@ -11,9 +11,7 @@ from farebox.hours import FIRST_HOURS, began, following, hour_of, hours, is_fina
 from farebox.reminders import KEPT_DAYS, kept_until
 from farebox.spans import partition
 from farebox.tally import MAX_NAMES, OTHER
-from tests.folds import NOON, Killed, Shelf, dying, each_shelf, shelf, unreadable
-
-__all__ = ["each_shelf", "shelf"]
+from tests.folds import NOON, Killed, Shelf, dying, unreadable
 
 HOUR = timedelta(hours=1)
 

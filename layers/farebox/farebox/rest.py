@@ -14,6 +14,7 @@ from .errors import Malformed
 from .money import dumps
 
 JSON = "application/json"
+CSV = "text/csv"
 SINGLE = frozenset({"authorization", "x-tenant-id", "x-feature", "content-type"})
 """Headers that decide who pays or how a body reads: two of them, and proxies on the way may each pick another."""
 
@@ -110,3 +111,16 @@ class Response:
 def json_response(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer in one piece."""
     return Response(status, {"Content-Type": JSON, **(headers or {})}, (dumps(content).encode(),))
+
+
+def wants_csv(request: Request) -> bool:
+    """Whether the header Accept names it."""
+    return any(kind.partition(";")[0].strip().lower() == CSV for kind in request.headers.get("accept", "").split(","))
+
+
+def csv_response(name: str, content: bytes, headers: Mapping[str, str]) -> Response:
+    """A file to save. `name` has nothing in it that a header cannot."""
+    disposition = f'attachment; filename="{name}.csv"'
+    return Response(
+        200, {"Content-Type": f"{CSV}; charset=utf-8", "Content-Disposition": disposition, **headers}, (content,)
+    )
