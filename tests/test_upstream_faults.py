@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from farebox.answers import upstream_error
 from farebox.catalogue import Catalogue
 from farebox.routes import answer
 from farebox.spans import SHARDS
@@ -232,6 +233,13 @@ def test_an_error_of_upstream_keeps_its_metadata_and_message(door: Door) -> None
     assert error["message"] == "Provider returned error"
     assert error["metadata"]["limit_source"] == "upstream_provider_shared_pool"
     assert error["metadata"]["headers"] == {"Retry-After": "2"}
+
+
+@pytest.mark.parametrize(("metadata", "reason"), [({"reason": "flagged"}, "flagged"), ({"reason": {}}, "upstream_error"),
+                                                  ({"reason": ""}, "upstream_error"), (5, "upstream_error")])  # fmt: skip
+def test_an_error_of_upstream_has_a_reason_in_words_whatever_its_metadata_are(metadata: object, reason: str) -> None:
+    response = upstream_error(403, {"message": "no", "metadata": metadata}, {})
+    assert json.loads(b"".join(response.body))["error"]["metadata"]["reason"] == reason
 
 
 def test_saturation_upstream_does_not_read_as_a_spent_budget(door: Door) -> None:

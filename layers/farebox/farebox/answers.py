@@ -108,13 +108,14 @@ def _status(status: int) -> int:
 
 
 def upstream_error(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-    """OpenRouter's error in our shape; its own metadata stays, since clients read it."""
-    metadata = error.get("metadata")
+    """OpenRouter's error in our shape; its own metadata stays, since clients read it, and so does a reason in words."""
+    found = error.get("metadata")
+    metadata = found if isinstance(found, Mapping) else {}
     content = {
         "code": status,
         "message": str(error.get("message") or "OpenRouter gave no reason"),
         "type": "upstream_error",
-        "metadata": {"reason": "upstream_error", **(metadata if isinstance(metadata, Mapping) else {})},
+        "metadata": {**metadata, "reason": text_of(metadata.get("reason")) or "upstream_error"},
     }
     return json_response(status, {"error": content}, headers)
 
