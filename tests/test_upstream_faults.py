@@ -235,8 +235,15 @@ def test_an_error_of_upstream_keeps_its_metadata_and_message(door: Door) -> None
     assert error["metadata"]["headers"] == {"Retry-After": "2"}
 
 
-@pytest.mark.parametrize(("metadata", "reason"), [({"reason": "flagged"}, "flagged"), ({"reason": {}}, "upstream_error"),
-                                                  ({"reason": ""}, "upstream_error"), (5, "upstream_error")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"reason": "flagged"}, "flagged"),
+        ({"reason": {}}, "upstream_error"),
+        ({"reason": ""}, "upstream_error"),
+        (5, "upstream_error"),
+    ],
+)
 def test_an_error_of_upstream_has_a_reason_in_words_whatever_its_metadata_are(metadata: object, reason: str) -> None:
     response = upstream_error(403, {"message": "no", "metadata": metadata}, {})
     assert json.loads(b"".join(response.body))["error"]["metadata"]["reason"] == reason
