@@ -12,7 +12,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input install --require-hashe
 export PYTHONPATH := layers/farebox:.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check audit build deploy bench-cold race agents bounds simulate mutants kills fuzz adversary lock clean
+.PHONY: help dev test check audit build deploy bench-cold race cutoff agents bounds simulate mutants kills fuzz adversary lock clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ audit: $(VENV)/.dev  ## known vulnerabilities of what requirements.lock pins (AU
 
 race: $(VENV)/.dev  ## the full race: 500 calls at 50 and 200 at once against a budget of 1.00 USD
 	@$(BIN)/python -m tests.race
+
+cutoff: $(VENV)/.dev  ## 1,000 lowered limits and revoked keys: whether the very next call obeys
+	@$(BIN)/python -m tests.cutoff
 
 agents: $(VENV)/.dev  ## a coding agent's calls against a budget of 5 USD, one and 20 at once, until the first refusal
 	@$(BIN)/python -m tests.agents
@@ -67,9 +70,9 @@ deploy: build  ## build, then `sam deploy`; it asks the first time, until samcon
 
 lock: $(VENV)/.dev  ## write requirements.lock and its subsets again, with the newest versions
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		pyproject.toml --group dev -o requirements.lock
+		pyproject.toml --extra cli --group dev -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		-c requirements.lock pyproject.toml --group local -o local/requirements.txt
+		-c requirements.lock pyproject.toml --extra cli --group local -o local/requirements.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
 		-c requirements.lock pyproject.toml -o layers/dependencies/requirements.txt
 

@@ -1,6 +1,6 @@
 """`make dev`: the gateway on 127.0.0.1, on an embedded store, with a simulated OpenRouter unless a real one is named.
 
-It runs functions/proxy/handler.py, as Lambda does; only what stands around it is local.
+It runs functions/proxy/handler.py and functions/admin/handler.py, as Lambda does; only what stands around it is local.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from local.sockets import Handle, Server
 
 DEFAULT_PORT = 8787
 SWEEP_S = 5
-"""Between two looks for the cost of lost calls."""
+"""Between two runs of the rollup: looks for the cost of lost calls, and sums of what was spent."""
 GRACE_S = 5.0
 """For calls in flight to settle when the gateway ends."""
 DEFAULTS = {
@@ -70,11 +70,12 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
         for name in {"default", *settings.tenant_budgets}:
             store.Store(dynamodb, settings.farebox_table).seed_tenant(settings.tenant(name))
         # Imported here: the handler makes its parts from the environment when it is imported, as on Lambda.
+        from functions.admin.handler import handler as admin  # noqa: PLC0415
         from functions.proxy.handler import handler  # noqa: PLC0415
 
         _check_models(settings)
         parts.enter_context(_sweeping())
-        server = _server(gateway.serve(handler), port)
+        server = _server(gateway.serve(handler, admin), port)
         parts.callback(server.close, grace_s=GRACE_S)
         yield server, settings
 
@@ -116,7 +117,7 @@ def _sweeping() -> Iterator[None]:
             try:
                 handler({}, gateway.Context())
             except StoreError as e:
-                print(f"farebox: the sweep failed: {e}", file=sys.stderr)
+                print(f"farebox: the rollup failed: {e}", file=sys.stderr)
 
     thread = threading.Thread(target=run, name="sweep", daemon=True)
     thread.start()

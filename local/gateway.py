@@ -11,6 +11,7 @@ from farebox.rest import Response
 from local.sockets import HttpRequest, HttpResponse
 
 STAGE = "/api"
+ADMIN = f"{STAGE}/admin/"
 FUNCTION_TIMEOUT_S = 900
 
 Handler = Callable[[dict[str, Any], Any], Response | dict[str, Any]]
@@ -39,13 +40,15 @@ class Body(Iterator[bytes]):
         self._response.close()
 
 
-def serve(handler: Handler) -> Callable[[HttpRequest], HttpResponse]:
-    """The handler behind a socket (sockets.Server)."""
+def serve(handler: Handler, admin: Handler | None = None) -> Callable[[HttpRequest], HttpResponse]:
+    """The handlers behind a socket (sockets.Server): the admin's has the paths below /api/admin."""
 
     def handle(request: HttpRequest) -> HttpResponse:
-        if not urlsplit(request.target).path.startswith(f"{STAGE}/"):
+        path = urlsplit(request.target).path
+        if not path.startswith(f"{STAGE}/"):
             return _error(404, "the base URL ends in /api/v1")
-        response = handler(event_of(request), Context())
+        asked = admin if admin is not None and f"{path}/".startswith(ADMIN) else handler
+        response = asked(event_of(request), Context())
         if not isinstance(response, Response):
             raise TypeError("the handler did not stream, although its context can")
         headers = dict(response.headers)

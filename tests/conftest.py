@@ -29,7 +29,7 @@ from tests.secrecy import Listener, json_lines, secrets_in
 
 os.environ["PYTHONPATH"] = str(ROOT / "layers" / "farebox")  # for the programs that tests start
 
-pytest_plugins = ("tests.scene_fixtures",)
+pytest_plugins = ("tests.scene_fixtures", "tests.owners", "tests.folds", "tests.command_line")
 
 GATEWAY_KEY = "local-gateway-key"
 DEADLINE = float("inf")

@@ -156,7 +156,7 @@ def test_the_slim_layer_is_all_that_the_program_needs(built: Path) -> None:
     program = """
 import sys
 sys.path[:0] = sys.argv[1:]
-import botocore.session, farebox.gate
+import botocore.session, farebox.gate, farebox.admin
 session = botocore.session.get_session()
 for name in ("dynamodb", "secretsmanager", "cloudwatch", "sns"):
     session.create_client(name, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
@@ -186,7 +186,7 @@ def test_make_build_makes_layers_for_lambda_on_any_machine(tmp_path: Path) -> No
     binaries = [file.name for file in (tmp_path / "Dependencies").rglob("*.so")]
     assert all(name.endswith(".cpython-313-aarch64-linux-gnu.so") for name in binaries), binaries
     zipped = {line.split()[0]: float(line.split()[1]) for line in ran.stdout.splitlines() if " MB zipped" in line}
-    assert zipped.keys() == {"Proxy", "Rollup", "Dependencies", "Farebox", "Runtime"}
+    assert zipped.keys() == {"Proxy", "Admin", "Rollup", "Dependencies", "Farebox", "Runtime"}
     assert zipped["Dependencies"] < 12
     assert zipped["Farebox"] < 0.5
 
@@ -271,6 +271,35 @@ def test_a_changed_key_counts_after_a_deployment_with_another_version(stack: Sta
     assert stack.key("OpenRouterKeySecret") == OPENROUTER_KEY
 
 
+# The admin's side.
+
+
+def test_a_tenant_and_its_key_are_made_and_cut_off_with_effect_on_the_next_call(stack: Stack, tenant: str) -> None:
+    admin = stack.key("AdminKeySecret")
+    assert stack.call("POST", "/admin/tenants", {"name": tenant, "daily": 1}, key=admin).status_code == 201
+    made = stack.call("POST", f"/admin/tenants/{tenant}/keys", {"name": "laptop"}, key=admin)
+    assert (made.status_code, made.headers["Cache-Control"]) == (201, "no-store")
+    key = made.json()["key"]
+    body = {"model": "sim/ok", "messages": [{"role": "user", "content": "Say hello"}]}
+    assert stack.call("POST", "/v1/chat/completions", body, key=key).status_code == 200
+    assert stack.call("PATCH", f"/admin/tenants/{tenant}", {"daily": 0}, key=admin).status_code == 200
+    refused = stack.call("POST", "/v1/chat/completions", body, key=key)
+    assert refused.json()["error"]["metadata"]["reason"] == "budget_exhausted"
+    assert stack.call("DELETE", f"/admin/tenants/{tenant}/keys/{made.json()['id']}", key=admin).status_code == 200
+    assert stack.call("POST", "/v1/chat/completions", body, key=key).status_code == 401
+    listed = stack.call("GET", "/admin/tenants?limit=500", key=admin).json()["data"]
+    assert tenant in {row["name"] for row in listed}
+    assert stack.call("DELETE", f"/admin/tenants/{tenant}", key=admin).json()["status"] == "deleted"
+
+
+def test_the_admin_s_side_takes_its_own_key_only_and_answers_in_the_gateway_s_shape(stack: Stack) -> None:
+    refused = stack.call("GET", "/admin/openapi.json")
+    assert (refused.status_code, refused.json()["error"]["metadata"]["reason"]) == (401, "unauthenticated")
+    document = stack.call("GET", "/admin/openapi.json", key=stack.key("AdminKeySecret"))
+    assert document.json()["servers"] == [{"url": "/api/admin"}]
+    assert stack.call("GET", "/admin", key=stack.key("AdminKeySecret")).status_code == 404
+
+
 # The schedule.
 
 
@@ -336,7 +365,7 @@ def test_every_alarm_goes_off_at_its_threshold_and_tells_the_topic(stack: Stack,
 def test_alarms_watch_the_resources_of_this_stack(stack: Stack) -> None:
     alarms = stack.client("cloudwatch").describe_alarms()["MetricAlarms"]
     watched = {(row["Name"], row["Value"]) for alarm in alarms for row in alarm["Dimensions"]}
-    functions = {("FunctionName", stack.outputs[name]) for name in ("ProxyName", "RollupName")}
+    functions = {("FunctionName", stack.outputs[name]) for name in ("ProxyName", "AdminName", "RollupName")}
     others = {("ApiName", "farebox"), ("Stage", "api"), ("TableName", stack.outputs["TableName"])}
     assert watched == functions | others
     api = stack.client("apigateway").get_rest_api(restApiId=stack.outputs["ApiId"])

@@ -165,6 +165,28 @@ def test_usage_is_told_of_the_tenant_in_the_path(handler: ModuleType) -> None:
     assert (status, json.loads(body)["tenant"]) == (200, "acme")
 
 
+def test_a_query_of_usage_is_answered_for_its_days(handler: ModuleType) -> None:
+    status, _, body = buffered(handler, "usage-query")
+    said = json.loads(body)
+    assert (status, said["tenant"], said["interval"], said["group_by"]) == (200, "acme", "day", "model")
+    assert (said["from"], said["to"]) == ("2026-11-01", "2026-11-30")
+
+
+def test_usage_is_csv_where_that_is_accepted(handler: ModuleType) -> None:
+    status, headers, body = buffered(handler, "usage-csv")
+    assert (status, headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
+    assert headers["Content-Disposition"] == 'attachment; filename="usage-acme-2026-11-01-2026-11-30.csv"'
+    assert body.splitlines()[0] == "start,group,calls,prompt_tokens,completion_tokens,cost_usd,estimated_usd"
+
+
+def test_the_usage_of_all_tenants_is_told_to_the_admin_s_key(handler: ModuleType) -> None:
+    buffered(handler, "chat")
+    status, _, body = buffered(handler, "usage-all")
+    said = json.loads(body)
+    assert (status, [each["tenant"] for each in said["data"]], said["next"]) == (200, ["acme"], None)
+    assert said["data"][0]["monthly"]["spent_usd"] > 0
+
+
 def test_a_quote_event_is_answered_with_the_tenants_budget_and_nothing_is_called(
     handler: ModuleType, simulator: Simulator
 ) -> None:
@@ -190,7 +212,7 @@ def test_a_tenant_name_in_the_path_is_decoded_as_api_gateway_leaves_it(handler: 
 
 
 def test_every_event_in_the_folder_is_used() -> None:
-    text = (ROOT / "tests/test_events.py").read_text()
+    text = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     names = {path.stem for path in EVENTS.iterdir()}
     assert {path.suffix for path in EVENTS.iterdir()} == {".json"}
     assert {name for name in names if f'"{name}"' not in text} == set()

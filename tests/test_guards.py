@@ -22,7 +22,7 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-    return found
+    return found - {"__version__"}  # which is no module
 
 
 def test_the_reading_order_names_every_module() -> None:
@@ -41,6 +41,18 @@ def test_modules_that_decide_do_no_io() -> None:
         names = {alias.name.split(".")[0] for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))
                  if isinstance(node, ast.Import) for alias in node.names}  # fmt: skip
         assert not names & {"boto3", "botocore", "httpx", "os", "socket", "time", "random", "secrets"}, module
+
+
+def test_only_the_admin_s_side_imports_pydantic_and_nothing_that_calls_wait_for_imports_it() -> None:
+    """It costs a quarter of a cold start (`make bench-cold`)."""
+    heavy = re.compile(r"^(?:from|import) (?:pydantic|aws_lambda_powertools\.event_handler)\b", re.MULTILINE)
+    found = {module for module in MODULES if heavy.search((PACKAGE / f"{module}.py").read_text())}
+    assert found
+    assert all(module.startswith("admin") for module in found)
+    reached = {"gate", "routes", "rollup"}  # what the other two functions import
+    while more := {name for module in reached for name in imports_of(PACKAGE / f"{module}.py")} - reached:
+        reached |= more
+    assert not reached & found
 
 
 def test_every_reason_of_a_refusal_is_in_the_readme() -> None:

@@ -14,6 +14,7 @@ import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from farebox import routes, spans, vault
+from farebox.admin_routes import app
 from farebox.settings import Settings, settings_from
 from local.child import ROOT
 from local.gateway import FUNCTION_TIMEOUT_S
@@ -117,17 +118,29 @@ def attributes(tree: ast.AST, *owners: str) -> set[str]:
 
 
 def actions(modules: set[str]) -> set[str]:
-    """IAM actions of the calls that modules make, through the store's methods and by themselves."""
+    """IAM actions of the calls that modules make, through methods of those that know the table and by themselves."""
     trees = {module: ast.parse((PACKAGE / f"{module}.py").read_text()) for module in modules}
-    store = {node.name: node for node in ast.walk(trees.pop("store")) if isinstance(node, ast.FunctionDef)}
-    used = set[str]().union(*(attributes(tree, "store", "_store") for tree in trees.values())) & store.keys()
-    while more := set[str]().union(*(attributes(store[name], "self") for name in used)) & store.keys() - used:
-        used |= more
-    calls = {call for name in used for call in attributes(store[name], "_client")}
-    calls = {"query" if call == "get_paginator" else call for call in calls}  # the store pages through queries only
+    calls = set[str]().union(*(calls_of(trees, module) for module in TABLE & trees.keys()))
+    calls = {"query" if call == "get_paginator" else call for call in calls}  # they page through queries only
     assert "get_waiter" not in calls, "name the action that it calls, then extend this test"
     secret = attributes(trees["vault"], "client")
     return {f"dynamodb:{camel(call)}" for call in calls} | {f"secretsmanager:{camel(call)}" for call in secret}
+
+
+TABLE = {"store", "rollups", "office"}
+"""Modules with a class of the same name, whose methods are what others do with the table."""
+
+
+def calls_of(trees: dict[str, ast.Module], module: str) -> set[str]:
+    """Calls of DynamoDB's client in the methods of a module that others use, and in those that these use."""
+    methods = {node.name: node for node in ast.walk(trees[module]) if isinstance(node, ast.FunctionDef)}
+    others = (tree for name, tree in trees.items() if name != module)
+    used = set[str]().union(*(attributes(tree, module, f"_{module}") for tree in others)) & methods.keys()
+    while more := set[str]().union(*(attributes(methods[name], "self") for name in used)) & methods.keys() - used:
+        used |= more
+    batches = {"batch_get_item" for name in used for node in ast.walk(methods[name])
+               if isinstance(node, ast.Name) and node.id == "batch"}  # fmt: skip
+    return batches | {call for name in used for call in attributes(methods[name], "_client")}
 
 
 def camel(name: str) -> str:
@@ -199,7 +212,11 @@ def test_every_route_of_the_program_is_a_path_of_the_api() -> None:
 
 def test_wrapper_and_every_integration_follow_one_condition() -> None:
     """A streamed answer behind a buffered integration is a 502, and so is the reverse."""
-    integrations = [operation["x-amazon-apigateway-integration"] for operation in operations().values()]
+    integrations = [
+        operation["x-amazon-apigateway-integration"]
+        for (path, _), operation in operations().items()
+        if not path.startswith("/admin")
+    ]
     assert all(integration == integrations[0] for integration in integrations)
     condition, wrapper, otherwise = variables("Proxy")["AWS_LAMBDA_EXEC_WRAPPER"]["Fn::If"]
     assert otherwise == {"Ref": "AWS::NoValue"}
@@ -211,6 +228,20 @@ def test_wrapper_and_every_integration_follow_one_condition() -> None:
     assert integrations[0]["timeoutInMillis"] == {"Fn::If": [condition, FUNCTIONS["Proxy"]["Timeout"] * 1000, 29000]}
     assert of_type("Serverless::Api")["Api"]["AlwaysDeploy"] is True  # else the stage keeps the other integration
     assert os.access(ROOT / "layers" / "runtime" / Path(wrapper).name, os.X_OK)
+
+
+def test_every_path_of_the_admin_follows_one_condition_and_reaches_its_function_in_one_piece() -> None:
+    found = {path: made for (path, _), made in operations().items() if path.startswith("/admin")}
+    assert found.keys() == {"/admin", "/admin/{proxy+}"}
+    methods = {method for path, method in operations() if path == "/admin/{proxy+}"}
+    assert methods == {route.method.lower() for route in (*app._static_routes, *app._dynamic_routes)}
+    for operation in (made for (path, _), made in operations().items() if path.startswith("/admin")):
+        assert operation["x-amazon-apigateway-auth"] == {"type": {"Fn::If": ["AdminSigns", "AWS_IAM", "NONE"]}}
+        integration = operation["x-amazon-apigateway-integration"]
+        assert integration["uri"]["Fn::Sub"].endswith("/2015-03-31/functions/${Admin.Arn}/invocations")
+        assert "responseTransferMode" not in integration
+    assert TEMPLATE["Conditions"]["AdminSigns"] == {"Fn::Equals": [{"Ref": "AdminAuth"}, "iam"]}
+    assert variables("Admin")["FAREBOX_ADMIN_AUTH"] == {"Ref": "AdminAuth"}
 
 
 def test_the_local_gateway_has_the_time_of_the_function() -> None:

@@ -72,8 +72,16 @@ Reading order, which is also the import order (each module imports only from tho
     admin_routes   which path does what
     admin          who it is, and every error to its response
 
-The first group decides and does no I/O, the second translates and never decides, the third puts them in order. The last
-is the admin's side, which alone imports pydantic.
+    cli_client     a gateway over HTTP: where it is, with which keys, what it answers
+    cli_stack      the same of a CloudFormation stack
+    cli_shown      answers as tables, bars and lines of text
+    cli_terminal   what all commands share
+    cli_tenants    tenants and API keys
+    cli_usage      usage, quotes, the last calls
+    cli            the program `farebox`
+
+The first group decides and does no I/O, the second translates and never decides, the third puts them in order. The fourth
+is the admin's side, which alone imports pydantic; the last is a client, of which nothing runs on Lambda.
 """
 
 __version__ = "0.1.0"

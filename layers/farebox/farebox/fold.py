@@ -25,7 +25,7 @@ from .hours import FIRST_HOURS, HOUR_S, began, following, hour_of, hours, is_fin
 from .reminders import KEPT_DAYS, kept_until
 from .rollups import MISSING, Key, Rollup, Rollups, day_key, hour_key, month_key
 from .store import Store, StoreError
-from .tally import Line, Poisoned, Tally
+from .tally import DIMENSIONS, NOBODY, Line, Poisoned, Tally
 from .telemetry import Telemetry
 
 GROUP = 24
@@ -33,6 +33,7 @@ GROUP = 24
 MANY_SPANS = 10_000
 """An hour that is worth a line of its own."""
 
+KEY = DIMENSIONS.index("key")
 Slice = tuple[str, str, int]
 
 
@@ -147,7 +148,7 @@ def _fold_hour(run: Run, hour: str) -> dict[Slice, int]:
     """Sum its spans anew, and write what differs; the revisions that its rollups have then."""
     rollups = run.folder.rollups
     last_run = rollups.progress().by
-    tallies = _tallies(run, hour)
+    tallies, used = _tallies(run, hour)
     ttl = kept_until(began(hour))
     known = rollups.read([hour_key(*slice_, hour) for slice_ in tallies])
     made = {hour_key(*slice_, hour): {**tally.item(), "ttl": ttl} for slice_, tally in tallies.items()}
@@ -155,6 +156,8 @@ def _fold_hour(run: Run, hour: str) -> dict[Slice, int]:
     # All has been read by now: whoever writes after this has read it later.
     if differing and not rollups.claim(last_run, run.folder.new_id()):
         raise run.overtaken()
+    for (tenant, key_id), at in used.items() if differing else ():  # before the sums: who dies here does it again
+        rollups.used(tenant, key_id, at)
     for key, fields in differing.items():
         known[key] = _put(run, key, fields, known.get(key, MISSING))
     return {slice_: known[hour_key(*slice_, hour)].rev for slice_ in tallies}
@@ -169,9 +172,10 @@ def _sum_up(run: Run, touched: Mapping[Slice, Mapping[str, int]]) -> None:
     _summed(run, by_month, lambda _: "D#")
 
 
-def _tallies(run: Run, hour: str) -> dict[Slice, Tally]:
-    """The sums of an hour's spans, read page by page."""
+def _tallies(run: Run, hour: str) -> tuple[dict[Slice, Tally], dict[tuple[str, str], int]]:
+    """The sums of an hour's spans, read page by page; and when each tenant's API keys were used last in it."""
     tallies: dict[Slice, Tally] = {}
+    used: dict[tuple[str, str], int] = {}
     read = 0
     for pk, sk, span in _spans(run.folder.rollups, hour):
         try:
@@ -182,10 +186,13 @@ def _tallies(run: Run, hour: str) -> dict[Slice, Tally]:
             continue
         read += 1
         tallies.setdefault((line.tenant, line.month, line.day), Tally()).add(line)
+        key, at = line.names[KEY], span.get("admitted_at")
+        if key != NOBODY and isinstance(at, int):
+            used[line.tenant, key] = max(at, used.get((line.tenant, key), at))
     run.counts["spans"] += read
     if read > MANY_SPANS:
         run.folder.telemetry.hour({"hour": hour, "spans": read, "slices": len(tallies)})
-    return tallies
+    return tallies, used
 
 
 def _spans(rollups: Rollups, hour: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -6,6 +6,7 @@
     USAGE#<tenant>#<month>   M                     the sum of the days; `of` as above
     ROLLUP                   WATERMARK             hour: all before it are final; by: which run wrote hours last
     ROLLUP                   STALE#<hour>#<mark>   a span of an older hour is about to be changed (Store.mark_stale)
+    KEYUSE#<tenant>          <key>                 at: the last call with an API key, in epoch seconds
 
 Days and months are the tenant's own, hours are UTC: in a zone with half hours one hour has spans of two days.
 
@@ -71,12 +72,12 @@ class Rollups:
     # What they are made of.
 
     def spans(self, pk: str, tenant: str | None = None) -> Iterator[tuple[str, Item]]:
-        """Sort key and what a tally reads of each span of a partition, page by page; nothing of an unreadable one.
+        """Sort key, moment and what a tally reads of each span of a partition; nothing of an unreadable one.
 
         Of all tenants, or of one.
         """
         of_tenant: Item = {} if tenant is None else {":tenant": tenant}
-        for item in self._query("pk = :pk", {":pk": pk, **of_tenant}, ("sk", *READ)):
+        for item in self._query("pk = :pk", {":pk": pk, **of_tenant}, ("sk", "admitted_at", *READ)):
             yield item["sk"]["S"], _readable(item)
 
     # Rollups.
@@ -147,6 +148,18 @@ class Rollups:
                 ConditionExpression="attribute_not_exists(#hour) OR #hour < :hour",
                 ExpressionAttributeNames={"#hour": "hour"},
                 ExpressionAttributeValues={":hour": {"S": hour}},
+            )
+
+    def used(self, tenant: str, key: str, at: int) -> None:
+        """An API key was used then. Never goes back."""
+        with suppress(ConditionFailed), answered():
+            self._client.update_item(
+                TableName=self._table,
+                Key=to_dynamodb({"pk": f"KEYUSE#{tenant}", "sk": key}),
+                UpdateExpression="SET #at = :at",
+                ConditionExpression="attribute_not_exists(#at) OR #at < :at",
+                ExpressionAttributeNames={"#at": "at"},
+                ExpressionAttributeValues=to_dynamodb({":at": at}),
             )
 
     def marks(self) -> dict[str, list[str]]:

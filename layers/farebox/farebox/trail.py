@@ -1,0 +1,69 @@
+"""The last spans as they are in the table, for whoever watches calls come in (`farebox tail`).
+
+A span is written at the end of its call, under the hour and the id of its beginning: who looks again has to look as far
+back as a call can take. Ids sort by time, so only that part of an hour is read.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from .aws import Item, from_dynamodb, to_dynamodb
+from .hours import hour_of, hours
+from .spans import SHARDS, partition
+from .store import StoreError, answered
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+MAX_BACK_S = 7200
+_SLACK_S = 60
+"""A hold's id is made before the moment of its admission is taken, by another clock."""
+_PAGE = 250
+
+
+class Trail:
+    """One table. Raises StoreError when DynamoDB does not answer."""
+
+    def __init__(self, client: "DynamoDBClient", table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def since(self, since: int, now: int, tenant: str | None, most: int) -> tuple[list[Item], bool]:
+        """Spans of calls that were admitted since then, the newest last; and whether there were more before them.
+
+        Moments in epoch seconds. From the latest hour back, so that a busy gateway's are not all read.
+        """
+        found: list[Item] = []
+        for hour in reversed(list(hours(hour_of(since), hour_of(now)))):
+            for shard in range(SHARDS):
+                found += islice(self._spans(partition(hour, shard), since, tenant), most + 1)
+            if len(found) > most:
+                break
+        found.sort(key=lambda span: (span["admitted_at"], span["sk"]))
+        return found[-most:], len(found) > most
+
+    def _spans(self, pk: str, since: int, tenant: str | None) -> Iterator[Item]:
+        """Of one partition, the newest first."""
+        asked: dict[str, Any] = {"FilterExpression": "admitted_at >= :since"}
+        values: dict[str, Any] = {":pk": pk, ":from": f"{max(0, since - _SLACK_S) * 1000:011x}", ":since": since}
+        if tenant is not None:
+            asked = {
+                "FilterExpression": "admitted_at >= :since AND #tenant = :tenant",
+                "ExpressionAttributeNames": {"#tenant": "tenant"},
+            }
+            values[":tenant"] = tenant
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="pk = :pk AND sk >= :from",
+            ExpressionAttributeValues=to_dynamodb(values),
+            ConsistentRead=True,
+            ScanIndexForward=False,
+            PaginationConfig={"PageSize": _PAGE},
+            **asked,
+        )
+        with answered():
+            for page in pages:
+                if "Items" not in page:
+                    raise StoreError("a query was answered without items")
+                yield from (from_dynamodb(item) for item in page["Items"])
