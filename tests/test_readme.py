@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^```sh\n(.*?)^```(?:\n\n```http\n(.*?)^```)?", README, re.MULTILINE | re.DOTALL)
 STARTS = [command for command, _ in COMMANDS if "make dev" in command]
 CALLS = [(command, shown) for command, shown in COMMANDS if command.startswith("curl")]
+SESSIONS = [command for command, _ in COMMANDS if command.startswith("farebox ")]
 TABLE = re.findall(r"^\| `make ([a-z-]+)` \|", README, re.MULTILINE)
 
 
@@ -59,12 +62,15 @@ def parts(answer: str) -> tuple[str, list[str], str]:
 
 def test_the_readme_has_the_commands_that_it_promises() -> None:
     assert len(STARTS) == 2
-    assert len(CALLS) == 4
-    others = [command for command, _ in COMMANDS if command not in STARTS + [call for call, _ in CALLS]]
+    assert len(CALLS) == 6
+    assert len(SESSIONS) == 1
+    others = [command for command, _ in COMMANDS if command not in STARTS + SESSIONS + [call for call, _ in CALLS]]
     assert others == ["sam build\nsam deploy --guided\n"]  # run by test_deploy.py
 
 
-@pytest.mark.parametrize(("command", "shown"), CALLS, ids=["answered", "refused", "usage", "quote"])
+@pytest.mark.parametrize(
+    ("command", "shown"), CALLS, ids=["answered", "refused", "usage", "usage-by-model", "quote", "tenant"]
+)
 def test_a_curl_of_the_readme_answers_as_shown(command: str, shown: str) -> None:
     start = STARTS[1] if "acme" in command else STARTS[0]
     with make_dev(start) as base:
@@ -87,6 +93,30 @@ def test_a_curl_of_the_readme_answers_as_shown(command: str, shown: str) -> None
         assert list(said)[:3] == list(json.loads(shown_body.removesuffix(", ...}") + "}"))
     else:
         assert shape(json.loads(body)) == shape(json.loads(shown_body))
+
+
+def test_the_command_line_of_the_readme_works_as_it_is_typed(tmp_path: Path) -> None:
+    """The first line installs what `pip install` would: a program named farebox."""
+    program = tmp_path / "farebox"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m farebox "$@"\n')
+    program.chmod(0o700)
+    with make_dev(STARTS[0]) as base:
+        ran = subprocess.run(
+            ["bash", "-euc", SESSIONS[0].replace("http://127.0.0.1:8787", base)],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": base.rpartition(":")[2]},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    assert ran.stderr.count("\n") == 1
+    assert re.search(r"^farebox: key \w+ of tenant acme; it is shown this once$", ran.stderr, re.MULTILINE)
+    for line in ("daily         5  (tenant)", "daily         2.5  (tenant)", "outcome     as_asked"):
+        assert re.search(rf"^{re.escape(line)} *$", ran.stdout, re.MULTILINE), ran.stdout
+    cost = re.search(r'"cost":([0-9.e-]+)', ran.stdout)
+    assert cost is not None
+    exact = f"{float(cost[1]):.12f}".rstrip("0")
+    assert ran.stdout.count(f" {exact} ") >= 4  # both windows, the day's bar, and the last calls
 
 
 @pytest.mark.parametrize("target", TABLE)
