@@ -80,8 +80,8 @@ Reading order, which is also the import order (each module imports only from tho
     cli_usage      usage, quotes, the last calls
     cli            the program `farebox`
 
-The first group decides and does no I/O, the second translates and never decides, the third puts them in order. The fourth
-is the admin's side, which alone imports pydantic; the last is a client, of which nothing runs on Lambda.
+The first group decides and does no I/O, the second translates and never decides, the third puts them in order. The
+fourth is the admin's side, which alone imports pydantic; the last is a client, of which nothing runs on Lambda.
 """
 
 __version__ = "0.1.0"
