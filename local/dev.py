@@ -67,8 +67,6 @@ def running(environment: MutableMapping[str, str], store_url: str | None) -> Ite
         environment.update(LOCAL_AWS, AWS_ENDPOINT_URL_DYNAMODB=store_url or parts.enter_context(embedded_store()))
         dynamodb = dynamodb_client()
         store.create_table(dynamodb, settings.farebox_table)
-        for name in {"default", *settings.tenant_budgets}:
-            store.Store(dynamodb, settings.farebox_table).seed_tenant(settings.tenant(name))
         # Imported here: the handler makes its parts from the environment when it is imported, as on Lambda.
         from functions.admin.handler import handler as admin  # noqa: PLC0415
         from functions.proxy.handler import handler  # noqa: PLC0415

@@ -85,6 +85,15 @@ def test_a_tenant_that_has_only_called_is_there_and_is_stored_when_it_is_changed
     assert owner.chat().reason == "budget_exhausted"
 
 
+def test_a_tenant_that_was_only_changed_is_listed_long_after_its_last_call(owner: Owner) -> None:
+    for name in ("changed", "keyed", "neither"):
+        assert owner.chat(name).status == 200
+    owner.change("changed", daily=1)
+    owner.key("keyed")
+    owner.clock.passes(days=70)
+    assert [row["name"] for row in owner.call("GET", "/tenants").json["data"]] == ["changed", "default", "keyed"]
+
+
 def test_a_seeded_tenant_gets_a_key_without_being_created(make_owner: MakeOwner) -> None:
     owner = make_owner(TENANT_BUDGETS=SEEDS)
     assert owner.read("seed")["source"] == "settings"
@@ -162,7 +171,7 @@ def test_a_disabled_tenant_is_refused_until_it_is_active_again(owner: Owner) -> 
 
 
 def test_a_raise_counts_until_its_end_and_can_be_ended_before(owner: Owner) -> None:
-    owner.create(daily=0)
+    owner.create(daily=1e-9)
     assert owner.chat().status == 429
     more = {"daily": 5, "until": "2026-11-23T13:00:00+00:00"}
     raised = owner.change(**{"raise": more})
@@ -170,10 +179,19 @@ def test_a_raise_counts_until_its_end_and_can_be_ended_before(owner: Owner) -> N
     assert owner.chat().status == 200
     owner.clock.passes(hours=1)
     assert owner.chat().status == 429
-    assert (owner.read()["effective"]["daily"], owner.read()["raise"]) == (0.0, None)
+    assert (owner.read()["effective"]["daily"], owner.read()["raise"]) == (1e-9, None)
     owner.change(**{"raise": {**more, "until": "2026-11-24T13:00:00Z"}})
     assert owner.chat().status == 200
     owner.change(**{"raise": None})
+    assert owner.chat().status == 429
+
+
+def test_a_budget_of_nothing_closes_also_while_it_is_raised_which_is_said(owner: Owner) -> None:
+    owner.create()
+    owner.change(**{"raise": {"daily": 50, "until": "2026-11-23T13:00:00+00:00"}})
+    assert owner.chat().status == 200
+    said = owner.change(daily=0)
+    assert (said["effective"]["daily"], len(said["warnings"])) == (0.0, 1)
     assert owner.chat().status == 429
 
 
@@ -189,6 +207,7 @@ def test_a_changed_zone_is_said_now_and_counts_from_next_month_on(owner: Owner, 
     owner.clock.now = datetime.fromisoformat("2026-12-02T00:00:00+00:00")
     said = owner.read()
     assert (said["effective"]["time_zone"], said["time_zone_next"], said["time_zone_from"]) == (zone, None, None)
+    assert (said["configured"]["time_zone"], said["set_by"]["time_zone"]) == (zone, "tenant")
 
 
 def test_a_change_of_an_older_version_is_refused_and_one_of_this_version_is_made(owner: Owner) -> None:
@@ -288,8 +307,9 @@ def test_a_tenant_whose_rules_contradict_new_defaults_is_shown_and_can_be_put_ri
     owner.create(degrade_at=0.85)
     later = make(FAREBOX_WARN_AT="0.88", FAREBOX_TABLE=owner.office._table)
     said = later.read()
-    assert said["warnings"][0].startswith("no call is admitted: the rules of tenant acme cannot be read")
-    assert later.chat().status == 503
+    assert said["warnings"][0].startswith("the rules of tenant acme cannot be read, so nothing is admitted")
+    assert later.chat().reason == "tenant_closed"
+    assert later.change(note="to be put right")["warnings"] == said["warnings"]
     assert later.change(warn_at=0.5)["warnings"] == []
     assert later.chat().status == 200
 

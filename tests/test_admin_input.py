@@ -54,6 +54,7 @@ OF_A_CHANGE = [
     ('"raise": {"daily": -5, "until": "2026-12-01T00:00:00Z"}', "raise.daily", "US dollars"),
     ('"raise": 5', "raise", ""),
     ('"status": "deleted"', "status", "'active' or 'disabled'"),
+    ('"status": null', "status", "'active' or 'disabled'"),
     ('"name": "zeta"', "name", "is not known here"),
     *[case for case in BAD if '"status"' not in case[0] and '"raise"' not in case[0]],
 ]
@@ -154,6 +155,33 @@ def test_a_time_of_grace_has_its_limits(owner: Owner, grace: str) -> None:
     owner.create()
     is_clear(owner.call("DELETE", f"/tenants/acme?grace_days={grace}"), "grace_days", "")
     assert owner.config().version == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "named"),
+    [
+        ("GET", "/tenants?limt=5", "limt"),
+        ("GET", "/tenants?limit=5&b=1&a=", "a"),
+        ("GET", "/tenants/acme?limit=5", "limit"),
+        ("DELETE", "/tenants/acme?grace_day=90", "grace_day"),
+        ("PATCH", "/tenants/acme?if_match=1", "if_match"),
+        ("GET", "/spans?limit=5&tenants=acme", "tenants"),
+        ("GET", "/openapi.json?x=", "x"),
+    ],
+)
+def test_a_query_parameter_that_the_route_does_not_know_is_named(
+    owner: Owner, method: str, target: str, named: str
+) -> None:
+    owner.create()
+    refused = owner.call(method, target, {"daily": 3} if method == "PATCH" else None)
+    assert (refused.status, refused.reason) == (400, "malformed")
+    assert refused.json["error"]["metadata"]["field"] == named
+    assert "not known here" in refused.json["error"]["message"]
+    assert owner.config().version == 1
+
+
+def test_the_parameters_of_a_url_that_was_signed_beforehand_are_passed_over(owner: Owner) -> None:
+    assert owner.call("GET", "/tenants?limit=5&X-Amz-Signature=abc").status == 200
 
 
 @pytest.mark.parametrize("overlap", [-1, 721, 1.5, "24", None])

@@ -205,6 +205,63 @@ def test_a_key_stops_at_its_cap_and_the_tenant_and_other_keys_go_on(shop: Shop) 
     assert shop.door.chat(headers={"X-Tenant-Id": "acme"}, **fields).status == 200
 
 
+def test_a_key_in_the_place_of_another_goes_on_where_that_one_was(shop: Shop) -> None:
+    first = replace(KEY, month_nanousd=25_000_000)
+    shop.change(replace(ACME, version=2, keys={"k1": first}))
+    fields: dict[str, Any] = {"model": "sim/cent", "max_tokens": 1000}
+    while shop.chat(**fields).status == 200:
+        pass
+    second = replace(first, id="k2", digest=digest(OTHER_SECRET), counts_as="k1")
+    shop.change(replace(ACME, version=3, keys={"k1": first, "k2": second}))
+    refused = shop.chat(written("acme", "k2", OTHER_SECRET), **fields)
+    assert (refused.reason, refused.json["error"]["metadata"]["key"]) == ("budget_exhausted", "k2")
+    shown = shop.get("/api/v1/key", written("acme", "k2", OTHER_SECRET)).json["data"]
+    assert (shown["label"], shown["limit_remaining"]) == ("fb-acme.k2", pytest.approx(0, abs=0.01))
+    shop.change(replace(ACME, version=4, keys={"k2": replace(second, month_nanousd=10**9)}))
+    assert shop.chat(written("acme", "k2", OTHER_SECRET), **fields).status == 200
+    assert {span["key"]["S"] for span in shop.spans()} == {"k1", "k2"}
+
+
+def test_a_key_whose_end_was_put_off_opens_again_where_the_old_end_is_known(shop: Shop) -> None:
+    now = int(shop.door.gate.now().timestamp())
+    shop.change(replace(ACME, version=2, keys={"k1": replace(KEY, expires_at=now - 1)}))
+    assert shop.chat().status == 401
+    shop.change(replace(ACME, version=3, keys={"k1": KEY}))
+    assert shop.chat().status == 200
+
+
+# What is closed.
+
+
+@pytest.mark.parametrize("config", [
+    replace(ACME, version=2, day_nanousd=0), replace(ACME, version=2, month_nanousd=0),
+    replace(ACME, version=2, keys={"k1": replace(KEY, month_nanousd=0)}),
+])  # fmt: skip
+def test_a_budget_of_nothing_closes_for_free_models_too(config: Config, shop: Shop) -> None:
+    assert shop.chat(model="sim/free:free").status == 200
+    shop.change(config)
+    assert shop.chat(model="sim/free:free").reason == "tenant_closed"
+    assert shop.chat().reason == "budget_exhausted"
+
+
+def test_rules_that_contradict_the_default_ones_close_a_tenant_and_say_why(shop: Shop) -> None:
+    shop.change(replace(ACME, version=2, rules={"warn_at": "0.95"}))
+    refused = shop.chat()
+    assert (refused.status, refused.reason) == (403, "tenant_closed")
+    assert "warn_at" in refused.json["error"]["message"]
+
+
+def test_a_tenant_that_may_send_no_media_is_told_so(shop: Shop, simulator: Simulator) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    messages = [{"role": "user", "content": parts}]
+    assert shop.chat(messages=messages).status == 200
+    shop.change(replace(ACME, version=2, rules={"media": False}))
+    billed = simulator.billed_nanousd
+    assert shop.chat(messages=messages).reason == "unsupported_field"
+    assert simulator.billed_nanousd == billed
+    assert shop.chat().status == 200
+
+
 # Tenants that nobody has created.
 
 
@@ -243,6 +300,13 @@ def test_the_gateways_key_shows_the_tenants(shop: Shop) -> None:
     assert (data["label"], data["limit"], data["expires_at"]) == ("tenant acme", 100.0, None)
     assert 0 < data["usage"] == data["usage_weekly"]
     assert data["limit_remaining"] == pytest.approx(10 - data["usage"], abs=1e-9)  # the day's budget is the smaller one
+
+
+def test_a_limit_that_was_changed_is_shown_to_the_gateways_key_at_once(shop: Shop) -> None:
+    shop.chat()
+    shop.change(replace(ACME, version=2, month_nanousd=7 * 10**9))
+    data = shop.door.call("GET", "/api/v1/key", headers={"X-Tenant-Id": "acme"}).json["data"]
+    assert data["limit"] == 7.0
 
 
 # Usage.

@@ -256,10 +256,13 @@ def test_a_rotated_key_and_its_successor_are_good_side_by_side_for_the_overlap()
     old = keyed(wanted=NewKey("x", 5, "search", SECONDS + 9 * DAY_S))
     after = changes.rotated(old, "a", "b", "e", Turn(DAY_S), NOW)
     assert after.keys["a"] == replace(old.keys["a"], expires_at=SECONDS + DAY_S)
-    assert after.keys["b"] == replace(old.keys["a"], id="b", digest="e", created_at=SECONDS)
+    assert after.keys["b"] == replace(old.keys["a"], id="b", digest="e", created_at=SECONDS, counts_as="a")
     assert after.version == old.version + 1
     endless = changes.rotated(after, "a", "c", "f", Turn(2 * DAY_S, keeps_end=False), NOW)
     assert (endless.keys["a"].expires_at, endless.keys["c"].expires_at) == (SECONDS + DAY_S, None)
+    assert endless.keys["c"].counter == "a"
+    third = changes.rotated(after, "b", "d", "f", Turn(0), NOW)
+    assert third.keys["d"].counter == "a"
     at_once = changes.rotated(keyed(), "a", "b", "e", Turn(0), NOW)
     assert not at_once.keys["a"].is_good(SECONDS)
 
@@ -289,20 +292,53 @@ def test_a_key_that_is_not_there_is_not_found() -> None:
             change()
 
 
-def test_a_hundred_keys_are_enough_and_those_that_ended_long_ago_give_way() -> None:
+def test_a_rotation_that_is_repeated_within_ten_minutes_has_another_secret_and_moves_no_end() -> None:
+    old = keyed(wanted=NewKey("x", 5, "search", SECONDS + 9 * DAY_S))
+    turns = (Turn(0), Turn(DAY_S), Turn(99 * DAY_S), Turn(99 * DAY_S, keeps_end=False),
+             Turn(DAY_S, keeps_end=False, expires_at=SECONDS + 60 * DAY_S))  # fmt: skip
+    for turn in turns:
+        first = changes.rotated(old, "a", "b", "e", turn, NOW)
+        again = changes.rotated(first, "a", "b", "f", turn, NOW + timedelta(minutes=10))
+        assert again.keys == {**first.keys, "b": replace(first.keys["b"], digest="f")}
+        with pytest.raises(Conflict, match="Idempotency-Key"):
+            changes.rotated(first, "a", "b", "f", turn, NOW + timedelta(minutes=10, seconds=1))
+
+
+def test_a_rotation_is_not_repeated_as_another_one() -> None:
+    endless = changes.rotated(keyed(), "a", "b", "e", Turn(DAY_S), NOW)
+    ending = changes.rotated(keyed(wanted=NewKey("laptop", expires_at=SECONDS + 99)), "a", "b", "e", Turn(DAY_S), NOW)
+    others = [
+        (endless, Turn(0)),
+        (endless, Turn(2 * DAY_S)),
+        (endless, Turn(0, keeps_end=False)),
+        (endless, Turn(DAY_S, keeps_end=False, expires_at=SECONDS + DAY_S)),
+        (ending, Turn(0)),
+        (ending, Turn(DAY_S, keeps_end=False)),
+        (changes.changed_key(endless, "b", {"name": "y"}, NOW), Turn(DAY_S)),
+        (changes.changed_key(endless, "a", {"expires_at": None}, NOW), Turn(DAY_S)),
+        (changes.changed_key(endless, "a", {"expires_at": None}, NOW), Turn(DAY_S, keeps_end=False)),
+        (changes.revoked(endless, "b", NOW), Turn(DAY_S)),
+    ]
+    for config, turn in others:
+        with pytest.raises(Conflict, match="Idempotency-Key"):
+            changes.rotated(config, "a", "b", "f", turn, NOW)
+
+
+def test_a_hundred_keys_are_enough_and_those_that_ended_first_give_way_first() -> None:
     key = ApiKey("x", "d", "laptop", SECONDS)
     full = replace(PLAIN, keys={f"k{number}": replace(key, id=f"k{number}") for number in range(MAX_KEYS)})
     with pytest.raises(Conflict, match="100 keys"):
         keyed(full)
     with pytest.raises(Conflict, match="100 keys"):
         changes.rotated(full, "k1", "b", "e", Turn(0), NOW)
-    long_ago = SECONDS - 62 * DAY_S
-    for ended in (replace(key, id="k0", revoked_at=long_ago), replace(key, id="k0", expires_at=long_ago)):
-        old = replace(full, keys={**full.keys, "k0": ended})
-        assert keyed(old).keys.keys() == full.keys.keys() - {"k0"} | {"a"}
-    recent = replace(full, keys={**full.keys, "k0": replace(key, id="k0", revoked_at=SECONDS - 62 * DAY_S + 1)})
-    with pytest.raises(Conflict):
-        keyed(recent)
+    later = replace(key, id="k1", revoked_at=SECONDS)
+    for ended in (replace(key, id="k2", revoked_at=SECONDS - 1), replace(key, id="k2", expires_at=SECONDS - 1)):
+        one_more = keyed(replace(full, keys={**full.keys, "k1": later, "k2": ended}))
+        assert one_more.keys.keys() == full.keys.keys() - {"k2"} | {"a"}
+        two_more = keyed(one_more, "b")
+        assert two_more.keys.keys() == full.keys.keys() - {"k1", "k2"} | {"a", "b"}
+        with pytest.raises(Conflict, match="100 keys that are good"):
+            keyed(two_more, "c")
 
 
 # What is said of it.

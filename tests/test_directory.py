@@ -117,6 +117,7 @@ def town(wire: Wire, make_door: MakeDoor, store_url: str) -> Town:
     door, other_door = (at(clock, each, wire) for each in (first, second))
     for each in (door, other_door):
         each.gate.breakers.wait_s("sim/ok")
+        each.gate.catalogue.model("sim/ok")
     wire.seen.clear()
     return Town(door, other_door, wire, clock, office)
 

@@ -165,6 +165,14 @@ def test_usage_is_told_of_the_tenant_in_the_path(handler: ModuleType) -> None:
     assert (status, json.loads(body)["tenant"]) == (200, "acme")
 
 
+def test_a_key_event_is_answered_with_what_its_tenant_has_spent_and_has_left(handler: ModuleType) -> None:
+    buffered(handler, "chat")
+    status, _, body = buffered(handler, "key")
+    said = json.loads(body)["data"]
+    assert (status, said["usage"] > 0) == (200, True)
+    assert said["limit_remaining"] == pytest.approx(10 - said["usage"])  # of the day
+
+
 def test_a_query_of_usage_is_answered_for_its_days(handler: ModuleType) -> None:
     status, _, body = buffered(handler, "usage-query")
     said = json.loads(body)

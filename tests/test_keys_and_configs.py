@@ -107,9 +107,12 @@ def test_what_cannot_be_read_says_whose_it_is(item: dict[str, object]) -> None:
         Config.of("acme", {"version": 1, **item})
 
 
-def test_rules_that_cannot_be_read_say_whose_they_are() -> None:
-    with pytest.raises(ConfigError, match="tenant acme"):
-        Config("acme", 1, rules={"in_flight": 0}).tenant(DEFAULT)
+def test_rules_that_cannot_be_read_are_a_fault_that_says_whose_they_are() -> None:
+    found = Config("acme", 1, 5, rules={"in_flight": 0}).tenant(DEFAULT)
+    assert found.fault is not None
+    assert "tenant acme" in found.fault
+    assert (found.limits.day_nanousd, found.rules) == (5, DEFAULT.rules)
+    assert DEFAULT.fault is None
 
 
 # Raises.
@@ -126,8 +129,15 @@ def test_a_raise_lifts_budgets_until_its_end_and_never_lowers_one() -> None:
 
 
 def test_a_key_with_a_cap_brings_it_along_and_one_without_does_not() -> None:
-    assert DEFAULT.with_key(replace(KEY, month_nanousd=3)).limits.key_cap == KeyCap("k1", 3)
+    assert DEFAULT.with_key(replace(KEY, month_nanousd=3)).limits.key_cap == KeyCap("k1", 3, "k1")
     assert DEFAULT.with_key(KEY) is DEFAULT
+    successor = replace(KEY, id="k2", counts_as="k1", month_nanousd=3)
+    assert DEFAULT.with_key(successor).limits.key_cap == KeyCap("k1", 3, "k2")
+
+
+def test_a_budget_of_nothing_stays_closed_while_it_is_raised() -> None:
+    closed = replace(DEFAULT, limits=Limits(0, 100, 1), raised=Raise(50, 200, int(NOON.timestamp())))
+    assert closed.at(NOON - timedelta(days=1)).limits == Limits(0, 200, 1)
 
 
 # Moves.

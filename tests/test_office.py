@@ -9,7 +9,7 @@ import pytest
 from botocore.config import Config as ClientConfig
 
 from farebox.changes import is_gone
-from farebox.clerk import Known, page, recent_months
+from farebox.clerk import recent_months
 from farebox.configs import Config
 from farebox.ledger import Hold, Ledger, Limits
 from farebox.office import ANNOUNCE, PURGES, SLACK_S, TENANTS, NotAnnounced, Office, Overtaken
@@ -213,6 +213,32 @@ def test_who_announces_late_leaves_the_mark_of_a_later_change(owner: Owner) -> N
     assert marks(owner) == ["acme"]
 
 
+def test_a_change_that_was_not_announced_is_announced_though_the_next_one_was_not_stored(
+    owner: Owner, wire: Wire
+) -> None:
+    owner.create(daily=1)
+    assert owner.chat().status == 200
+    wire.plan = DIES_BEFORE_IT_ANNOUNCES
+    assert owner.call("PATCH", "/tenants/acme", {"daily": 0}).status == 503
+    wire.plan = at("PutItem", "TENANT#acme/CONFIG", Fault.DROPPED)
+    assert owner.call("PATCH", "/tenants/acme", {"note": "x"}).status == 503
+    wire.plan = no_faults
+    owner.rollup()
+    assert owner.chat().reason == "budget_exhausted"
+    assert marks(owner) == ["acme"]  # that one may be under way
+
+
+def test_a_change_that_was_not_announced_stands_in_the_log(
+    owner: Owner, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner.create()
+    caplog.clear()
+    wire.plan = DIES_BEFORE_IT_ANNOUNCES
+    assert owner.call("PATCH", "/tenants/acme", {"daily": 9}).status == 503
+    lines: list[Any] = [vars(record) for record in caplog.records if record.message == "changed"]
+    assert [(line["what"], line["version"]) for line in lines] == [("tenant changed", 2)]
+
+
 def test_one_mark_that_fails_keeps_no_other_waiting(owner: Owner, wire: Wire) -> None:
     other = Config("zeta", 1)
     for config in (FIRST, other):
@@ -289,6 +315,37 @@ def test_the_mark_of_a_deletion_that_is_under_way_is_left_alone(owner: Owner) ->
     assert owner.config().version == 3
 
 
+def test_a_deletion_that_was_not_stored_does_not_take_the_mark_of_the_one_before(owner: Owner) -> None:
+    owner.create()
+    owner.call("DELETE", "/tenants/acme?grace_days=30")
+    seconds = int(NOW.timestamp())
+    owner.office._put({"pk": PURGES, "sk": "acme", "purge_at": seconds, "at": seconds})
+    owner.clock.passes(days=1)
+    owner.rollup()
+    assert (owner.config().version, marks(owner, PURGES)) == (2, ["acme"])
+    owner.clock.passes(days=29)
+    owner.rollup()
+    assert (owner.config().version, marks(owner, PURGES)) == (3, [])
+
+
+def test_a_purged_name_is_in_the_list_no_more_unless_it_is_taken_again_on_the_way(owner: Owner, wire: Wire) -> None:
+    for name in ("acme", "zeta"):
+        owner.create(name)
+        owner.call("DELETE", f"/tenants/{name}?grace_days=0")
+    gone = owner.config()
+    owner.clock.passes(seconds=SLACK_S + 1)
+    past = Office(connected_of(owner), owner.office._table)
+
+    def taken_again(seen: Seen) -> None:
+        if key(seen) == (ANNOUNCE, "acme") and seen.operation == "PutItem":
+            past._store(Config("acme", 3), gone)  # whoever does has enrolled it before
+
+    wire.plan = taken_again
+    owner.office.purge_pending(lambda name: replace(DEFAULT, name=name), owner.clock())
+    assert marks(owner, TENANTS) == ["acme"]
+    assert (owner.config().status, marks(owner, PURGES)) == (Status.ACTIVE, [])
+
+
 # Everybody.
 
 
@@ -325,14 +382,25 @@ def test_ten_thousand_tenants_are_listed_page_by_page(make_door: MakeDoor, embed
         made = [{"pk": {"S": pk}, "sk": {"S": sk}, "version": {"N": "1"}} for pk, sk in keys[begin : begin + 25]]
         puts: Any = {owner.office._table: [{"PutRequest": {"Item": item}} for item in made]}
         connected(embedded_url).batch_write_item(RequestItems=puts)
-    found: list[Known] = []
+    found: list[Any] = []
     after: str | None = ""
     while after is not None:
-        tenants, after = page(owner.clerk, after, 4001)
-        found += tenants
-        assert len(tenants) == 4001 or after is None
-    assert [tenant.config.name for tenant in found] == ["default", *names]
-    assert [tenant.stored is not None for tenant in found[1:]] == [name.endswith("0") for name in names]
+        answered = owner.call("GET", f"/tenants?limit=500&after={after}").json
+        found += answered["data"]
+        after = answered["next"]
+        assert len(answered["data"]) == 500 or after is None
+    assert [row["name"] for row in found] == ["default", *names]
+    assert [row["source"] == "created" for row in found[1:]] == [name.endswith("0") for name in names]
+
+
+def test_many_names_of_no_tenants_are_passed_over_in_few_requests(owner: Owner, wire: Wire) -> None:
+    for number in range(150):
+        owner.office.enrol(f"t{number:03}")
+    owner.create("zeta")
+    wire.seen.clear()
+    found = owner.call("GET", "/tenants?limit=1&after=default").json
+    assert [row["name"] for row in found["data"]] == ["zeta"]
+    assert len(wire.seen) <= 10
 
 
 def test_a_name_that_was_about_to_be_created_is_no_tenant(owner: Owner) -> None:

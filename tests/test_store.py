@@ -17,6 +17,7 @@ from farebox.tenants import Tenant
 from local.child import connect
 from local.simulator import Simulator
 from tests.conftest import Door, MakeDoor, connected, new_table
+from tests.seeds import seed
 from tests.test_exactly_once import chats_sent
 from tests.wire import Fault, Wire, always, name_of, no_faults
 
@@ -230,14 +231,14 @@ DEFAULT = Tenant("acme", Limits(5, 6, 0), "Asia/Tokyo")
 
 def test_a_tenant_is_read_as_it_was_seeded(store: Store) -> None:
     assert store.tenant(DEFAULT) is None
-    assert store.seed_tenant(TENANT) is True
+    seed(store, TENANT)
     assert store.tenant(DEFAULT) == TENANT
 
 
 def test_a_tenant_without_rules_of_its_own_has_those_that_are_given(store_url: str) -> None:
     client, table = connected(store_url), new_table(store_url)
     store = Store(client, table)
-    store.seed_tenant(TENANT)
+    seed(store, TENANT)
     key = {"pk": {"S": "TENANT#acme"}, "sk": {"S": "CONFIG"}}
     client.update_item(TableName=table, Key=key, UpdateExpression="REMOVE #rules", ExpressionAttributeNames=RULES)
     given = replace(TENANT.rules, in_flight=3)
@@ -249,7 +250,7 @@ def test_a_tenant_without_rules_of_its_own_has_those_that_are_given(store_url: s
 def test_rules_of_a_tenant_are_laid_over_those_that_are_given(store_url: str) -> None:
     client, table = connected(store_url), new_table(store_url)
     store = Store(client, table)
-    store.seed_tenant(TENANT)
+    seed(store, TENANT)
     client.update_item(
         TableName=table,
         Key={"pk": {"S": "TENANT#acme"}, "sk": {"S": "CONFIG"}},
@@ -263,16 +264,10 @@ def test_rules_of_a_tenant_are_laid_over_those_that_are_given(store_url: str) ->
     assert found.limits.in_flight == 5
 
 
-def test_seeding_a_tenant_that_is_there_changes_nothing(store: Store) -> None:
-    store.seed_tenant(TENANT)
-    assert store.seed_tenant(Tenant("acme", Limits(0, 0, 9), "UTC")) is False
-    assert store.tenant(DEFAULT) == TENANT
-
-
 def test_a_tenant_that_has_only_called_has_no_configuration(store: Store) -> None:
     store.reserve("acme", MONTH, HOLD, AMPLE)
     assert store.tenant(DEFAULT) is None
-    assert store.seed_tenant(TENANT) is True
+    seed(store, TENANT)
     assert store.ledger("acme", MONTH).held_nanousd == HOLD.amount_nanousd
 
 
@@ -304,7 +299,6 @@ CALLS: Mapping[str, Callable[[Store], object]] = {
     "put_span": lambda store: store.put_span("SPANS#1", "a", SPAN),
     "spans": lambda store: list(store.spans("SPANS#1")),
     "tenant": lambda store: store.tenant(DEFAULT),
-    "seed_tenant": lambda store: store.seed_tenant(TENANT),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 

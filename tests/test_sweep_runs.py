@@ -33,6 +33,7 @@ from tests.scenes import (
     killed,
     record_of,
 )
+from tests.seeds import seed
 from tests.wire import Fault, Wire, always, first, name_of, no_faults
 
 RUN = ["Query", "resolve_span", "settle", "forget"]
@@ -351,7 +352,7 @@ def test_a_warm_sweep_tells_by_limits_that_were_changed_meanwhile(open_scene: Op
     scene.sweep()  # has read the tenant
     spent = scene.month().spent_nanousd
     lowered = Limits(spent + 12_500_000, 10**12, 7)
-    assert scene.store.seed_tenant(Tenant("default", lowered))
+    seed(scene.store, Tenant("default", lowered))
     scene.door.gate.desk.directory.forget("default")
     lost_cent(scene)
     scene.sweep()

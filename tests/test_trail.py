@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+from farebox import trail as trails
 from farebox.admin import answer, open_admin
 from farebox.clerk import Clerk
 from farebox.hours import hour_of
 from farebox.spans import SHARDS, partition
 from farebox.store import Store
-from farebox.trail import Trail
+from farebox.trail import MAX_PAGES, Trail
 from local.gateway import event_of
 from local.sockets import HttpRequest
 from tests.conftest import connected, new_table
+from tests.folds import Between
+from tests.simulation.memory import Memory
 from tests.test_events import event
 
 NOW = int(datetime(2026, 11, 24, 10, 5, tzinfo=UTC).timestamp())
@@ -67,6 +70,27 @@ def test_one_tenant_s_are_found_among_those_of_many_others(store: Store, trail: 
         put(store, NOW - 200 + number, "other")
     found = trail.since(NOW - 900, NOW, "mine", 2)
     assert (ids(found), found[1]) == (mine, False)
+
+
+def test_a_tenant_without_calls_does_not_make_the_gateway_read_everybody_s() -> None:
+    memory: Any = Memory(page_size=1)
+    for number in range(2 * MAX_PAGES):
+        put(Store(memory, "t"), NOW - number, "other", shard=number % SHARDS)
+    counting: Any = Between(memory, lambda *_: None)
+    assert Trail(counting, "t").since(NOW - 900, NOW, "mine", 100) == ([], True)
+    assert len(counting.asked) == MAX_PAGES
+
+
+def test_of_more_than_are_read_the_newest_of_every_shard_are_told_and_that_there_may_be_others(
+    store: Store, trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_PAGE", 1), ("MAX_PAGES", 2 * SHARDS)):
+        monkeypatch.setattr(trails, name, value)
+    for number in range(3 * SHARDS):
+        put(store, NOW - 200 + number, "mine" if number < SHARDS else "other", shard=number % SHARDS)
+    newest = [put(store, NOW - 100 + shard, "mine", shard=shard) for shard in range(SHARDS)]
+    found = trail.since(NOW - 250, NOW, "mine", 100)
+    assert (ids(found), found[1]) == (newest, True)
 
 
 # Over the admin's side.

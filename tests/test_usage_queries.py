@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from farebox import readings
 from farebox.aws import to_dynamodb
 from farebox.configs import Config
 from farebox.fold import Folder, fold
 from farebox.hours import hour_of
 from farebox.keys import SECRET_LENGTH, ApiKey, digest, written
 from farebox.ledger import Hold, Ledger, Limits
+from farebox.spans import SHARDS
 from farebox.tenants import Move, Raise, Status
 from tests.conftest import GATEWAY_KEY, Answered, Door, MakeDoor, connected
 
@@ -146,6 +148,19 @@ def test_rollups_that_have_not_run_for_hours_are_told_of(office: Office) -> None
     answered = office.get("/default", CSV)
     assert office.get("/default?interval=day").json["complete_until"] == "2026-11-24T11:00:00Z"
     assert answered.headers["X-Farebox-Complete-Until"] == "2026-11-24T11:00:00Z"
+
+
+def test_of_more_calls_than_are_read_it_is_told_until_when_they_are_all_there_and_the_rest_once_it_is_folded(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "MAX_PAGES", SHARDS)  # of the hour before
+    office.begin()
+    office.door.chat()
+    for calls in (0, 1):
+        assert sum(row["calls"] for row in office.rows("/default?interval=day")) == calls
+        assert office.get("/default?interval=day").json["complete_until"] == "2026-11-24T12:00:00Z"
+        assert office.get("/default", CSV).headers["X-Farebox-Complete-Until"] == "2026-11-24T12:00:00Z"
+        office.fold()
 
 
 @pytest.mark.parametrize("query", [

@@ -32,6 +32,7 @@ from tests.scenes import (
     dying,
     killed,
 )
+from tests.seeds import seed
 from tests.wire import Fault, Wire, always, name_of, no_faults
 
 AMPLE = Limits(10**15, 10**15, 0)
@@ -66,7 +67,7 @@ def test_a_hold_is_found_in_the_month_of_its_tenants_time_zone(
     zone: str, at: str, scene: Scene, embedded_url: str
 ) -> None:
     scene.clock.at = datetime.fromisoformat(at).replace(tzinfo=UTC)
-    scene.store.seed_tenant(Tenant("acme", AMPLE, zone))
+    seed(scene.store, Tenant("acme", AMPLE, zone))
     with pytest.raises(Killed):
         dying(scene, embedded_url, 3, after=False).call("sim/ok", tenant="acme")
     scene.clock.sleep(HOLD_SECONDS)

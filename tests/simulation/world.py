@@ -13,7 +13,6 @@ from aws_lambda_powertools.utilities.circuit_breaker import base as powertools
 from botocore.exceptions import BotoCoreError, ClientError
 
 from farebox.aws import to_dynamodb
-from farebox.configs import Config
 from farebox.fold import fold
 from farebox.gate import Gate
 from farebox.hours import HOUR_S, began, hour_of
@@ -24,6 +23,7 @@ from farebox.routes import answer
 from farebox.store import LOST, ROLLUP, STALE, StoreError
 from farebox.sweep import Sweeper, sweep
 from farebox.tenants import Tenant, windows
+from tests.seeds import config_of
 
 from .expressions import Item
 from .invariants import Auditor
@@ -304,17 +304,7 @@ class World:
 
 
 def _config(tenant: Tenant) -> dict[str, Any]:
-    limits = tenant.limits
-    config = Config(
-        tenant.name,
-        limits.version,
-        limits.day_nanousd,
-        limits.month_nanousd,
-        tenant.time_zone,
-        rules=tenant.rules.content(),
-        keys=tenant.keys,
-    )
-    return {"pk": f"TENANT#{tenant.name}", "sk": "CONFIG", **config.item()}
+    return {"pk": f"TENANT#{tenant.name}", "sk": "CONFIG", **config_of(tenant).item()}
 
 
 def run(seed: int) -> Result:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 
 from .admin_docs import PREFIX
-from .admin_routes import app
+from .admin_routes import app, require_known
 from .aws import dynamodb_client
 from .clerk import Clerk, Visit
 from .errors import BodyTooLarge, Malformed, NotFound, Refusal, StoreUnavailable, Unauthenticated
@@ -87,16 +87,18 @@ def _resolved(visit: Visit, request: Request) -> Response:
         text = body.decode()
     except UnicodeDecodeError:
         raise Malformed("the body is not UTF-8") from None
+    path, query = request.path.removeprefix(PREFIX) or "/", parse_qs(request.query, keep_blank_values=True)
     event = {
-        "path": request.path.removeprefix(PREFIX) or "/",
+        "path": path,
         "httpMethod": request.method,
         "headers": {**request.headers, "content-type": "application/json"},  # curl -d calls it a form
-        "multiValueQueryStringParameters": parse_qs(request.query, keep_blank_values=True),
+        "multiValueQueryStringParameters": query,
         "requestContext": {"stage": "", "path": request.path},
         "body": text,
         "isBase64Encoded": False,
     }
     with _one_at_a_time:
+        require_known(request.method, path, query)
         app.context["visit"] = visit
         made = app.resolve(event, cast("LambdaContext", None))  # no route reads it
     headers = {name: values[-1] for name, values in made["multiValueHeaders"].items()}

@@ -1,14 +1,13 @@
 """What the admin's side tells of a tenant and of its keys, in the shapes of admin_shapes.py."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from .changes import BUDGETS, RULES, warnings_of
 from .clerk import Known, seeds
-from .configs import Config, ConfigError
+from .configs import Config
 from .keys import ApiKey, shown
 from .money import usd_number
 from .settings import Settings
@@ -21,16 +20,14 @@ def tenant_answer(known: Known, settings: Settings, now: datetime) -> dict[str, 
     """A tenant."""
     stored, config = known.stored, known.config
     default = settings.tenant(config.name)
-    warnings: list[str] = []
-    try:
-        tenant = config.tenant(default)
-    except ConfigError as e:  # the default's rules were changed, and contradict the tenant's now
-        tenant, warnings = replace(config, rules={}).tenant(default), [f"no call is admitted: {e}"]
+    tenant = config.tenant(default)
+    warnings = [] if tenant.fault is None else [tenant.fault]
     current = tenant.at(now)
-    configured, raised = _configured(config), config.raised
+    raised = config.raised
     is_raised = raised is not None and now.timestamp() < raised.until
     has_moved = config.move is not None and current.time_zone == config.move.zone
     move = None if has_moved else config.move
+    configured = _configured(config, current.time_zone if has_moved else config.time_zone)
     return {
         "name": config.name,
         "status": config.status.value,
@@ -94,9 +91,9 @@ def _source(stored: Config | None, name: str, settings: Settings) -> str:
     return "settings" if stored is not None or name in seeds(settings) else "calls"
 
 
-def _configured(config: Config) -> dict[str, Any]:
+def _configured(config: Config, zone: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {name: _usd(getattr(config, field)) for name, field in BUDGETS.items()}
-    found[ZONE] = config.time_zone
+    found[ZONE] = zone
     rules = {name: _shown(value) for name, value in config.rules.items()}
     return {name: value for name, value in found.items() if value is not None} | rules
 

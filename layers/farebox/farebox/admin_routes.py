@@ -5,7 +5,7 @@ Powertools keeps the event of the request in a class, so one request is answered
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, NoReturn, cast
 
@@ -44,6 +44,8 @@ MAX_PAGE = 500
 MAX_SPANS = 1000
 SECRET_BYTES = 32
 NO_STORE = {"Cache-Control": "no-store"}
+SIGNED = "x-amz-"
+"""So begin the parameters of a URL that was signed beforehand."""
 Answer = Response[str]
 
 
@@ -171,10 +173,11 @@ def rotate_key(
     name: Name,
     key_id: Id,
     body: Annotated[Rotation | None, Body()] = None,
+    idempotency_key: Repeatable = None,
     if_match: IfMatch = None,
 ) -> Answer:
-    wanted, new_id, secret = (body or Rotation()).wanted(), _new_id(name, None), _new_secret()
-    hashed = digest(secret)
+    wanted, secret = (body or Rotation()).wanted(), _new_secret()
+    new_id, hashed = _new_id(f"{name}\n{key_id}", idempotency_key), digest(secret)
     tenant = changed(
         here(if_match), name, lambda config, _, now: changes.rotated(config, key_id, new_id, hashed, wanted, now),
         "key rotated", key=key_id, key_new=new_id,
@@ -190,12 +193,12 @@ def revoke_key(name: Name, key_id: Id, if_match: IfMatch = None) -> Answer:
     return _key(tenant, key_id)
 
 
-def _new_id(tenant: str, repeatable: str | None) -> str:
-    """At random, or always the same one for an Idempotency-Key."""
+def _new_id(of: str, repeatable: str | None) -> str:
+    """At random, or always the same one for an Idempotency-Key of a tenant, or of the key that it follows."""
     if repeatable is None:
         source = here().clerk.random(SECRET_BYTES)
     else:
-        source = f"{tenant}\n{repeatable}".encode(errors="surrogatepass")
+        source = f"{of}\n{repeatable}".encode(errors="surrogatepass")
     return base64.b32encode(hashlib.sha256(source).digest()).decode().lower()[:ID_LENGTH]
 
 
@@ -269,6 +272,17 @@ def _json(status: int, content: Mapping[str, Any], headers: Mapping[str, str] | 
 
 
 # What goes past the routes.
+
+
+def require_known(method: str, path: str, parameters: Iterable[str]) -> None:
+    """Query parameters are those of the route: a misspelt one is not passed over. Raises Malformed."""
+    routes = (*app._static_routes, *app._dynamic_routes)
+    route = next((each for each in routes if each.method == method and each.rule.match(path)), None)
+    known = set() if route is None else {parameter.alias for parameter in route.dependant.query_params}
+    unknown = sorted(name for name in set(parameters) - known if not name.lower().startswith(SIGNED))
+    if route is not None and unknown:
+        said = ", ".join(unknown)[:200]
+        raise Malformed(f"{said}: not known here as a query parameter", facts={"field": unknown[0][:200]})
 
 
 @app.not_found

@@ -107,6 +107,7 @@ class Budgets(Taken):
     downgrade: Annotated[list[Downgrade] | None, Field(max_length=MAX_RULES)] = None
     fallback: Models | None = None
     server_tools: Annotated[Usd | None, Field(description="USD of one call; 0 refuses them")] = None
+    media: Annotated[bool | None, Field(description="whether images, sounds, videos and files may be sent")] = None
 
     def wanted(self) -> dict[str, Any]:
         """What was said, in the words of changes.py."""
@@ -127,10 +128,15 @@ class NewTenant(Budgets):
         return {name: value for name, value in said.items() if name != "name" and value is not None}
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is left out stays as it is, and may not be null."""
+    schema.pop("default", None)
+
+
 class TenantChange(Budgets):
     """A change: what is left out stays as it is, null is the default's again."""
 
-    status: Literal["active", "disabled"] | None = None
+    status: Annotated[Literal["active", "disabled"], Field(json_schema_extra=_without_default)] = "active"
     raised: Annotated[TemporaryRaise | None, Field(alias="raise", description="null ends it")] = None
 
     def wanted(self) -> dict[str, Any]:
@@ -138,7 +144,7 @@ class TenantChange(Budgets):
         if "raise" in said:
             said["raise"] = None if self.raised is None else self.raised.wanted()
         if "status" in said:
-            said["status"] = Status.ACTIVE if self.status is None else Status(self.status)
+            said["status"] = Status(self.status)
         return said
 
 
@@ -202,6 +208,7 @@ class Values(BaseModel):
     downgrade: list[dict[str, Any]]
     fallback: list[str]
     server_tools: float
+    media: bool
 
 
 class TenantShape(BaseModel):
@@ -292,7 +299,7 @@ class SpanPage(BaseModel):
     """The last spans, the newest last."""
 
     data: list[SpanShape]
-    more: Annotated[bool, Field(description="there were others before them")]
+    more: Annotated[bool, Field(description="there were others before them, or there may have been")]
 
 
 class ErrorContent(BaseModel):

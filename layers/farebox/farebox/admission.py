@@ -39,6 +39,8 @@ class Caller:
     request_id: str
     key: str | None = None
     """The id of the tenant's API key; None where an application called with the gateway's."""
+    counter: str | None = None
+    """Under which id that key's spending is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def hold_for(call: Call, found: Offer, attempt: int) -> Hold:
         admitted_at + HOLD_SECONDS,
         found.candidate.name,
         call.caller.feature,
-        key=call.caller.key,
+        key=call.caller.counter,
         learnt_nanousd=found.quote.learnt_nanousd,
     )
 
@@ -236,7 +238,7 @@ def _short_of_money(
     facts: dict[str, Fact] = {
         "scope": "tenant" if cap is None else "key",
         "tenant": tenant.name,
-        **({} if cap is None else {"key": cap.id}),
+        **({} if cap is None else {"key": cap.key or cap.id}),
         "window": window,
         "limit_usd": usd_number(short.limit_nanousd),
         "spent_usd": usd_number(short.spent_nanousd),
@@ -244,7 +246,7 @@ def _short_of_money(
         "needed_usd": usd_number(needed),
         "resets_at": timestamp(windows.resets_at(window)),
     }
-    whose = f"tenant {tenant.name}" if cap is None else f"API key {cap.id}"
+    whose = f"tenant {tenant.name}" if cap is None else f"API key {cap.key or cap.id}"
     budget = f"the {NAMES[window]} budget of {whose}"
     if short.is_held:
         wait_s = retry_after_s(ledger, int(now.timestamp()))

@@ -24,13 +24,14 @@ from .tenants import Move, Raise, Status, Tenant, timestamp, windows
 DAY_S = 86_400
 GRACE_DAYS = 30
 REMEMBERED_DAYS = 62
-"""So long a purged tenant's version is kept, and an ended key: the ledgers that know them are over then."""
+"""So long a purged tenant's version is kept: the ledgers that know it are over then."""
 MAX_RAISE_DAYS = 366
 REPEATED_S = 600
 """So long a key that was made with an Idempotency-Key may be made again, with another secret."""
 BUDGETS = {"daily": "day_nanousd", "monthly": "month_nanousd"}
 RULES = (
     "per_request", "in_flight", "warn_at", "degrade_at", "allow", "deny", "downgrade", "fallback", "server_tools",
+    "media",
 )  # fmt: skip
 
 
@@ -119,7 +120,8 @@ def _amended(config: Config, wanted: Mapping[str, Any], default: Tenant, now: da
         fields["raised"] = _raised(wanted["raise"], now)
     if "status" in wanted:
         fields |= {"status": wanted["status"], "purge_at": None}
-    fields["rules"] = _rules(config.rules, wanted, default)
+    if wanted.keys() & set(RULES):  # others may contradict the default's by now, which must not keep a tenant open
+        fields["rules"] = _rules(config.rules, wanted, default)
     after = replace(config, **fields)
     return _moved(after, wanted["time_zone"], default, now) if "time_zone" in wanted else after
 
@@ -217,13 +219,7 @@ def with_key(config: Config, id_: str, digest: str, wanted: NewKey, now: datetim
         key = ApiKey(id_, digest, wanted.name, seconds, wanted.expires_at, None, wanted.month_nanousd, wanted.feature)
         return _next(config, replace(config, keys={**_with_room(config, seconds), id_: key}), now)
     is_same = NewKey(known.name, known.month_nanousd, known.feature, known.expires_at) == wanted
-    if not is_same or known.revoked_at is not None or seconds - known.created_at > REPEATED_S:
-        raise Conflict(
-            f"the key {id_} was made with this Idempotency-Key before, and it is not the same, was revoked, "
-            f"or is older than {REPEATED_S // 60} minutes",
-            facts={"tenant": config.name, "key": id_},
-        )
-    return _next(config, _replaced(config, replace(known, digest=digest)), now)
+    return _made_again(config, known, digest, now, is_same=is_same)
 
 
 def changed_key(config: Config, id_: str, wanted: Mapping[str, Any], now: datetime) -> Config:
@@ -235,16 +231,40 @@ def changed_key(config: Config, id_: str, wanted: Mapping[str, Any], now: dateti
 
 
 def rotated(config: Config, old_id: str, id_: str, digest: str, wanted: Turn, now: datetime) -> Config:
-    """A key in the place of another, which is good for some time yet."""
+    """A key in the place of another, which is good for some time yet. Who repeats it moves no end."""
     _require_open(config)
+    if (known := config.keys.get(id_)) is not None:
+        is_same = _is_successor(known, known_key(config, old_id), wanted)
+        return _made_again(config, known, digest, now, is_same=is_same)
     old, seconds = _good_key(config, old_id, now), _seconds(now)
     ends = old.expires_at if wanted.keeps_end else wanted.expires_at
     _require_to_come(ends, seconds)
-    new = replace(old, id=id_, digest=digest, created_at=seconds, expires_at=ends)
+    new = replace(old, id=id_, digest=digest, created_at=seconds, expires_at=ends, counts_as=old.counter)
     over = seconds + wanted.overlap_s
     old = replace(old, expires_at=over if old.expires_at is None else min(over, old.expires_at))
     keys = {**_with_room(config, seconds), old_id: old, id_: new}
     return _next(config, replace(config, keys=keys), now)
+
+
+def _is_successor(new: ApiKey, old: ApiKey, wanted: Turn) -> bool:
+    """Whether this turn has made the one of the other, as far as the old one's first end is known yet."""
+    over = new.created_at + wanted.overlap_s
+    made = replace(old, id=new.id, digest=new.digest, created_at=new.created_at, revoked_at=None, counts_as=old.counter)
+    if wanted.keeps_end:
+        ended = over if new.expires_at is None else min(over, new.expires_at)
+        return old.expires_at == ended and new == replace(made, expires_at=new.expires_at)
+    return old.expires_at is not None and old.expires_at <= over and new == replace(made, expires_at=wanted.expires_at)
+
+
+def _made_again(config: Config, key: ApiKey, digest: str, now: datetime, *, is_same: bool) -> Config:
+    """With another secret, for who has lost the first."""
+    if not is_same or key.revoked_at is not None or _seconds(now) - key.created_at > REPEATED_S:
+        raise Conflict(
+            f"the key {key.id} was made with this Idempotency-Key before, and it is not the same, was revoked, "
+            f"or is older than {REPEATED_S // 60} minutes",
+            facts={"tenant": config.name, "key": key.id},
+        )
+    return _next(config, _replaced(config, replace(key, digest=digest)), now)
 
 
 def revoked(config: Config, id_: str, now: datetime) -> Config:
@@ -284,16 +304,13 @@ def _replaced(config: Config, key: ApiKey) -> Config:
 
 
 def _with_room(config: Config, now: int) -> dict[str, ApiKey]:
-    """The keys that one can be added to: of too many, those that ended long ago give way."""
-    if len(config.keys) < MAX_KEYS:
-        return dict(config.keys)
-    keys = {id_: key for id_, key in config.keys.items() if now - _ended_at(key, now) < REMEMBERED_DAYS * DAY_S}
-    if len(keys) >= MAX_KEYS:
-        raise Conflict(
-            f"tenant {config.name} has {MAX_KEYS} keys, with those that ended in the last {REMEMBERED_DAYS} days",
-            facts={"tenant": config.name},
-        )
-    return keys
+    """The keys that one can be added to: of too many, those that have ended give way, the first ones first."""
+    ended = sorted((key for key in config.keys.values() if not key.is_good(now)), key=lambda key: _ended_at(key, now))
+    over = max(0, len(config.keys) + 1 - MAX_KEYS)
+    if len(ended) < over:
+        raise Conflict(f"tenant {config.name} has {MAX_KEYS} keys that are good", facts={"tenant": config.name})
+    gone = {key.id for key in ended[:over]}
+    return {id_: key for id_, key in config.keys.items() if id_ not in gone}
 
 
 def _ended_at(key: ApiKey, now: int) -> int:
@@ -315,8 +332,8 @@ def warnings_of(config: Config, tenant: Tenant, now: datetime) -> list[str]:
             ("monthly", raised.month_nanousd, limits.month_nanousd),
         )
         for name, higher, usual in pairs:
-            if higher is not None and higher <= usual:
-                found.append(f"raise.{name} is not above {name}, so it changes nothing")
+            if higher is not None and (higher <= usual or usual == 0):
+                found.append(f"raise.{name} is not above {name}, or that is 0, so it changes nothing")
     return found
 
 

@@ -15,7 +15,7 @@ from . import changes
 from .changes import is_gone
 from .configs import Config
 from .errors import Conflict, Malformed, NotFound, StaleVersion
-from .office import Office, Overtaken
+from .office import NotAnnounced, Office, Overtaken
 from .settings import Settings
 from .telemetry import Telemetry
 from .tenants import DEFAULT, Tenant, checked_name
@@ -23,6 +23,8 @@ from .trail import Trail
 
 TRIES = 5
 """Of a change that somebody else was faster with."""
+MIN_CHUNK = 100
+"""Names read at once for a page, however few it has: some may be of tenants that are gone."""
 _ETAGS = re.compile(r'\s*(?:W/)?"(\d{1,15})"\s*(?:,\s*(?:W/)?"(\d{1,15})"\s*)*')
 
 
@@ -110,10 +112,9 @@ def changed(visit: Visit, name: str, change: Change, what: str, fields: Iterable
         if after is before.config:
             return _announced_again(clerk, before, default)
         try:
-            _write(clerk, after, before.stored, default)
+            _write(visit, before, after, what, fields, **more)
         except Overtaken:
             continue
-        visit.tell(what, before.config, after, fields, **more)
         return Known(after, after)
     raise Conflict(f"tenant {name} is being changed by others; try again", facts={"tenant": name})
 
@@ -135,22 +136,20 @@ def created(visit: Visit, name: str, wanted: Mapping[str, Any]) -> tuple[bool, K
                     facts={"tenant": name, "version": stored.version},
                 )
             return False, _announced_again(clerk, Known(stored, stored), default)
-        clerk.office.enrol(name)
         try:
-            _write(clerk, made, stored, default)
+            _write(visit, Known(stored, base), made, "tenant created", wanted)
         except Overtaken:
             continue
-        visit.tell("tenant created", base, made, wanted)
         return True, Known(made, made)
     raise Conflict(f"tenant {name} is being changed by others; try again", facts={"tenant": name})
 
 
 def page(clerk: Clerk, after: str, limit: int) -> tuple[list[Known], str | None]:
     """Some tenants by name, behind a name; and the last of them, where there are more."""
-    at = clerk.now()
-    names = clerk.office.names(after, recent_months(at), seeds(clerk.settings), limit + 1)
+    at, size = clerk.now(), max(limit + 1, MIN_CHUNK)
+    names = clerk.office.names(after, recent_months(at), seeds(clerk.settings), size)
     found: list[Known] = []
-    while len(found) <= limit and (chunk := list(islice(names, limit + 1))):
+    while len(found) <= limit and (chunk := list(islice(names, size))):
         configs = clerk.office.read_many([name for name, _ in chunk])
         for name, is_known in chunk:
             config = configs.get(name)
@@ -167,8 +166,17 @@ def recent_months(at: datetime) -> list[str]:
     return list(dict.fromkeys(f"{moment:%Y-%m}" for moment in moments))
 
 
-def _write(clerk: Clerk, after: Config, stored: Config | None, default: Tenant) -> None:
-    clerk.office.write(after, stored, default, clerk.now())
+def _write(visit: Visit, before: Known, after: Config, what: str, fields: Iterable[str], **more: str) -> None:
+    """Into the list of tenants, the table and the log. Raises Overtaken, and NotAnnounced for what is stored."""
+    clerk, now = visit.clerk, visit.clerk.now()
+    if before.stored is None or is_gone(before.stored, now):
+        clerk.office.enrol(after.name)
+    try:
+        clerk.office.write(after, before.stored, clerk.settings.tenant(after.name), now)
+    except NotAnnounced:
+        visit.tell(what, before.config, after, fields, **more)
+        raise
+    visit.tell(what, before.config, after, fields, **more)
 
 
 def _announced_again(clerk: Clerk, known: Known, default: Tenant) -> Known:

@@ -10,7 +10,7 @@ from .cli_terminal import Terminal, as_json, misused, pass_terminal, say, show, 
 
 FIELDS = (
     "daily", "monthly", "time_zone", "note", "per_request", "in_flight", "warn_at", "degrade_at", "allow", "deny",
-    "downgrade", "fallback", "server_tools",
+    "downgrade", "fallback", "server_tools", "media",
 )  # fmt: skip
 LISTS = ("allow", "deny", "fallback", "downgrade")
 NUMBERS = ("warn_at", "degrade_at")
@@ -35,6 +35,7 @@ def _settable(command: Command) -> Command:
         click.option("--downgrade", multiple=True, metavar="FROM=TO", help="A cheaper model near the cap. Repeatable."),
         click.option("--fallback", multiple=True, metavar="MODEL", help="Where one fails, in order. Repeatable."),
         click.option("--server-tools", metavar="USD", help="Allowance of one call for web search and the like."),
+        click.option("--media/--no-media", default=None, help="Whether images, sounds, videos and files may be sent."),
     )
     for option in reversed(options):
         command = option(command)

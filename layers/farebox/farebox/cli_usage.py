@@ -93,7 +93,7 @@ def _rows(terminal: Terminal, tenant: str, query: dict[str, Any], *, as_csv: boo
     show(shown.rows(found))
     until = datetime.fromisoformat(found["complete_until"])
     if until.timestamp() < terminal.clock.now() - BEHIND_S:
-        say(f"farebox: complete until {found['complete_until']} only; the rollup is behind")
+        say(f"farebox: complete until {found['complete_until']} only: the rollup is behind, or calls are many")
 
 
 @click.command(
@@ -172,7 +172,7 @@ def _look(terminal: Terminal, tenant: str | None) -> list[dict[str, Any]]:
     query = {"since": int(terminal.clock.now()) - LONGEST_CALL_S, "limit": MAX_SPANS}
     found = terminal.client.admin("GET", "spans", query=query if tenant is None else {**query, "tenant": tenant})
     if found["more"]:
-        say(f"farebox: more than {MAX_SPANS} calls in 16 minutes; some may be left out")
+        say("farebox: more calls than can be looked through; some may be left out")
     ended: list[dict[str, Any]] = found["data"]
     return ended
 

@@ -47,11 +47,12 @@ class Config:
     purge_at: int | None = None
 
     def tenant(self, default: Tenant) -> Tenant:
-        """Laid over the default. Raises ConfigError."""
+        """Laid over the default; with a fault where its rules contradict the default's, which may have changed."""
+        rules, fault = default.rules, None
         try:
             rules = rules_of(self.rules, default.rules)
         except RulesError as e:
-            raise ConfigError(f"the rules of tenant {self.name} cannot be read: {e}") from e
+            fault = f"the rules of tenant {self.name} cannot be read, so nothing is admitted{e}"
         limits = Limits(
             default.limits.day_nanousd if self.day_nanousd is None else self.day_nanousd,
             default.limits.month_nanousd if self.month_nanousd is None else self.month_nanousd,
@@ -67,6 +68,7 @@ class Config:
             raised=self.raised,
             status=self.status,
             keys=self.keys,
+            fault=fault,
         )
 
     def item(self) -> dict[str, Any]:

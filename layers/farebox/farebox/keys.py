@@ -26,7 +26,8 @@ _KEY = re.compile(
 class ApiKey:
     """A key as it is kept; times in epoch seconds.
 
-    `month_nanousd` is the most that may be spent with it in a month, `feature` what its calls are booked under.
+    `month_nanousd` is the most that may be spent with it in a month, `feature` what its calls are booked under. A key
+    in the place of another goes on where that one's spending was: it counts as the first one.
     """
 
     id: str
@@ -37,6 +38,12 @@ class ApiKey:
     revoked_at: int | None = None
     month_nanousd: int | None = None
     feature: str | None = None
+    counts_as: str | None = None
+
+    @property
+    def counter(self) -> str:
+        """Under which id its spending is counted."""
+        return self.counts_as or self.id
 
     def is_good(self, now: int) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
@@ -56,7 +63,7 @@ class ApiKey:
         return cls(id_, item["digest"], item["name"], item["created_at"], **{n: item.get(n) for n in _OPTIONAL})
 
 
-_OPTIONAL = ("expires_at", "revoked_at", "month_nanousd", "feature")
+_OPTIONAL = ("expires_at", "revoked_at", "month_nanousd", "feature", "counts_as")
 _KEPT = ("digest", "name", "created_at", *_OPTIONAL)
 
 

@@ -23,8 +23,9 @@ MAX_IN_FLIGHT = 200
 class Hold:
     """Money held for one attempt; times in epoch seconds, `day` is the day of the month in the tenant's time zone.
 
-    `generation_id` is there once upstream has said it, in calls that take a while; `key` is the id of the tenant's API
-    key, where the call was made with one. `learnt_nanousd` is the fee in the amount that was learnt (fees.py).
+    `generation_id` is there once upstream has said it, in calls that take a while; `key` is the id under which the
+    tenant's API key is counted, where the call was made with one. `learnt_nanousd` is the fee in the amount that was
+    learnt (fees.py).
     """
 
     id: str
@@ -67,10 +68,14 @@ class Ceilings:
 
 @dataclass(frozen=True, slots=True)
 class KeyCap:
-    """What may be committed in a month by calls with one API key."""
+    """What may be committed in a month by calls with one API key, and with those whose place it has taken.
+
+    `id` is the first one's, under which they are counted; `key` is that of the call.
+    """
 
     id: str
     month_nanousd: int
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

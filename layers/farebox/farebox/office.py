@@ -2,7 +2,7 @@
 
     pk                 sk          item
     TENANT#<tenant>    CONFIG      configs.py; ttl, once the tenant is purged
-    TENANTS            <tenant>    such a configuration was made, or was about to be
+    TENANTS            <tenant>    such a configuration was made, or was about to be, and was not purged
     ANNOUNCE           <tenant>    version, at: a change that ledgers may not know of yet
     PURGES             <tenant>    purge_at: when a deleted tenant may be emptied
     KEYUSE#<tenant>    <key>       at: the last call with an API key (written by the fold)
@@ -121,18 +121,20 @@ class Office:
     # What was left undone.
 
     def announce_pending(self, default: Callable[[str], Tenant], now: datetime) -> int:
-        """Announce changes whose makers may have died; how many. One that is not stored may still be under way."""
+        """Announce what is stored of tenants whose changes may have lost their makers; how many.
+
+        A change that is not stored may still be under way: its mark stays for a while.
+        """
         return _each(self._items(ANNOUNCE), lambda mark: self._announce_marked(mark, default, now))
 
     def _announce_marked(self, mark: Item, default: Callable[[str], Tenant], now: datetime) -> bool:
         name = str(mark["sk"])
         config = self.read(name)
-        is_stored = config is not None and config.version >= int(mark["version"])
-        if config is not None and is_stored:
+        if config is not None:  # of an older version, too: the mark may stand in the place of that one's
             self.announce(config, default(name), now)
         if _is_old(mark, now):
             self._unmark(ANNOUNCE, name, "at", int(mark["at"]))
-        return is_stored
+        return config is not None
 
     def purge_pending(self, default: Callable[[str], Tenant], now: datetime) -> int:
         """Empty what was deleted and is past its time; how many."""
@@ -147,12 +149,22 @@ class Office:
             with suppress(Overtaken):  # its name was taken again
                 self._purge(config, default(name), now)
                 is_purged = True
+        elif config is not None and config.purge_at is not None:  # the mark is of a deletion that was not stored
+            self._put({**mark, "purge_at": config.purge_at})
+            return False
+        if config is not None and not is_purged:  # what `_purge` has taken out, now or before it died
+            self.enrol(name)
         self._unmark(PURGES, name, "at", int(mark["at"]))
         return is_purged
 
     def _purge(self, config: Config, default: Tenant, now: datetime) -> None:
-        """As an empty item, since ledgers know its version; it goes when they are over."""
+        """As an empty item, since ledgers know its version; it goes when they are over.
+
+        The name leaves the list before: who has read the empty item enrols it after that, and who has read the one
+        before is overtaken, or overtakes this.
+        """
         empty = purged(config, now)
+        self._delete(TENANTS, empty.name)
         self._put({"pk": ANNOUNCE, "sk": empty.name, "version": empty.version, "at": int(now.timestamp())})
         self._store(empty, config, ttl=int(now.timestamp()) + REMEMBERED_DAYS * DAY_S)
         self.announce(empty, default, now)
@@ -198,6 +210,10 @@ class Office:
                 ExpressionAttributeNames={"#field": field},
                 ExpressionAttributeValues=to_dynamodb({":value": value}),
             )
+
+    def _delete(self, pk: str, sk: str) -> None:
+        with answered():
+            self._client.delete_item(TableName=self._table, Key=_key(pk, sk))
 
     def _put(self, item: Item) -> None:
         with answered():

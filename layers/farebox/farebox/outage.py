@@ -48,7 +48,8 @@ class Outage:
         found = first_offer(asked, call.tenant, desk.thrift, has_cheaper=False)
         hold = hold_for(call, found, 1)
         with self._lock:
-            if hold.amount_nanousd > within_cap(self._left(), call.tenant.rules):
+            most = min(self._left(), call.tenant.limits.least_nanousd)  # a budget of 0 stays closed
+            if hold.amount_nanousd > within_cap(most, call.tenant.rules):
                 return None
             self._under_way[hold.id] = hold.amount_nanousd
         return Admission(call, 1, asked, hold, found.quote, Ledger(), is_held=False)

@@ -84,11 +84,12 @@ def authenticate(gate: Gate, request: Request, *, anew: bool = False) -> Caller:
         feature=_bound("X-Feature", request.headers.get("x-feature"), found.feature) or DEFAULT,
         request_id=request.id,
         key=found.id,
+        counter=found.counter,
     )
 
 
 def _api_key(gate: Gate, key: Presented, *, anew: bool) -> ApiKey:
-    """A tenant's key, if it is good. One that is not known may be new, so the tenant is read again."""
+    """A tenant's key, if it is good. One that is not may be new, or good for longer, so the tenant is read again."""
     directory, now = gate.desk.directory, gate.desk.now()
     for is_last in (anew, True):
         if is_last:
@@ -99,9 +100,10 @@ def _api_key(gate: Gate, key: Presented, *, anew: bool) -> ApiKey:
             break
         found = tenant.keys.get(key.id)
         if found is not None and found.has(key.secret):
-            if not found.is_good(int(now.timestamp())):
+            if found.is_good(int(now.timestamp())):
+                return found
+            if is_last:
                 raise Unauthenticated(f"the key {shown(key.tenant, key.id)} was revoked or has expired")
-            return found
     raise Unauthenticated("the key is not one of this gateway's")
 
 
@@ -165,6 +167,8 @@ def _planned(gate: Gate, caller: Caller, request: ChatRequest) -> Plan:
     models = request.models or ((gate.settings.primary_model,) if gate.settings.primary_model else ())
     if not models:
         raise Malformed("model is missing, and no PRIMARY_MODEL is set")
+    if tenant.fault is not None:
+        raise TenantClosed(tenant.fault, facts={"tenant": tenant.name})
     if tenant.status is not Status.ACTIVE:
         raise TenantClosed(f"tenant {tenant.name} is {tenant.status.value}", facts={"tenant": tenant.name})
     if caller.key is not None:
@@ -173,7 +177,11 @@ def _planned(gate: Gate, caller: Caller, request: ChatRequest) -> Plan:
             raise Unauthenticated(f"the key {shown(tenant.name, caller.key)} was revoked or has expired")
         tenant = tenant.with_key(key)
     rules, price = tenant.rules, gate.catalogue.model
+    if request.media_parts > 0 and not rules.media:
+        raise UnsupportedField(f"tenant {tenant.name} may not send images, sounds, videos or files")
     asked = candidate(request, models, rules, price)
+    if tenant.limits.least_nanousd == 0 and asked.quote.amount_nanousd == 0:
+        raise TenantClosed(f"a budget of tenant {tenant.name} or of its key is 0, which closes it for free models, too")
     call = Call(
         caller=caller,
         tenant=tenant,

@@ -14,7 +14,7 @@ Days and months are the tenant's own, hours are UTC: in a zone with half hours o
 one finds itself overtaken, and a request that is repeated or comes late changes nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,29 @@ class Rollup:
 MISSING = Rollup({})
 
 
+@dataclass(slots=True)
+class Allowance:
+    """So many pages of queries may still be read, also those on which a filter has left nothing."""
+
+    left: int
+    is_used_up: bool = False
+    """Whether there was a page that was not read."""
+
+    def of(self, pages: Iterable[Any]) -> Iterator[Any]:
+        """Those of a query that may be read. None is asked for beyond them: a page is paid for when it is asked for."""
+        if self._is_short():
+            return
+        for page in pages:
+            self.left -= 1
+            yield page
+            if "LastEvaluatedKey" in page and self._is_short():
+                return
+
+    def _is_short(self) -> bool:
+        self.is_used_up = self.is_used_up or self.left <= 0
+        return self.is_used_up
+
+
 def hour_key(tenant: str, month: str, day: int, hour: str) -> Key:
     return f"USAGE#{tenant}#{month}", f"H#{day:02}#{hour}"
 
@@ -71,13 +94,15 @@ class Rollups:
 
     # What they are made of.
 
-    def spans(self, pk: str, tenant: str | None = None) -> Iterator[tuple[str, Item]]:
+    def spans(
+        self, pk: str, tenant: str | None = None, allowance: Allowance | None = None
+    ) -> Iterator[tuple[str, Item]]:
         """Sort key, moment and what a tally reads of each span of a partition; nothing of an unreadable one.
 
-        Of all tenants, or of one.
+        Of all tenants, or of one; all pages, or as many as are allowed.
         """
         of_tenant: Item = {} if tenant is None else {":tenant": tenant}
-        for item in self._query("pk = :pk", {":pk": pk, **of_tenant}, ("sk", "admitted_at", *READ)):
+        for item in self._query("pk = :pk", {":pk": pk, **of_tenant}, ("sk", "admitted_at", *READ), allowance):
             yield item["sk"]["S"], _readable(item)
 
     # Rollups.
@@ -175,7 +200,9 @@ class Rollups:
         with answered():
             self._client.delete_item(TableName=self._table, Key={"pk": {"S": ROLLUP}, "sk": {"S": sk}})
 
-    def _query(self, condition: str, values: Item, read: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+    def _query(
+        self, condition: str, values: Item, read: Sequence[str] = (), allowance: Allowance | None = None
+    ) -> Iterator[Mapping[str, Any]]:
         """The items of a partition as DynamoDB has them, page by page."""
         names = {f"#{name}": name for name in read}
         asked: Any = {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names} if read else {}
@@ -189,7 +216,7 @@ class Rollups:
             **asked,
         )
         with answered():
-            for page in pages:
+            for page in pages if allowance is None else allowance.of(pages):
                 if "Items" not in page:
                     raise StoreError("a query was answered without items")
                 yield from page["Items"]

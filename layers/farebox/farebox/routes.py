@@ -169,8 +169,9 @@ def _key(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: AR
     """In OpenRouter's shape, for clients that show credits."""
     caller = authenticate(gate, request, anew=True)
     now = gate.now()
-    tenant, windows = gate.desk.directory.at(caller.tenant, now)
-    ledger = gate.store.ledger(tenant.name, windows.month)
+    directory = gate.desk.directory
+    ledger = gate.store.ledger(caller.tenant, directory.at(caller.tenant, now)[1].month)
+    tenant, windows = directory.as_new_as(ledger, caller.tenant, now)
     return json_response(200, {"data": usage.key_report(tenant, windows, ledger, caller.key, now)})
 
 

@@ -1,7 +1,7 @@
 """A tenant's rules: which models it may use, and what happens before it is refused.
 
     {"per_request": 0.5, "in_flight": 200, "warn_at": 0.8, "degrade_at": 0.9, "server_tools": 0,
-     "allow": ["openai/*"], "deny": ["*-pro"],
+     "allow": ["openai/*"], "deny": ["*-pro"], "media": true,
      "downgrade": [{"from": ["openai/gpt-4o*"], "to": "openai/gpt-4o-mini"}], "fallback": ["openai/gpt-4o-mini"]}
 
 What is left out is the default's, from the settings. Amounts are US dollars.
@@ -36,7 +36,7 @@ class Rules:
     """`request_nanousd` is the most that one call may hold, None without such a cap.
 
     `warn_at` and `degrade_at` are fractions of a window. `server_tools_nanousd` is the allowance of a call for tools
-    that cost fees; with none they are refused.
+    that cost fees; with none they are refused. `media`: whether images, sounds, videos and files may be sent.
     """
 
     request_nanousd: int | None = None
@@ -48,6 +48,7 @@ class Rules:
     downgrades: tuple[Downgrade, ...] = ()
     fallbacks: tuple[str, ...] = ()
     server_tools_nanousd: int = 0
+    media: bool = True
 
     def content(self) -> dict[str, Any]:
         """As JSON has it; `rules_of` reads it again."""
@@ -62,6 +63,7 @@ class Rules:
             "downgrade": [{"from": list(rule.sources), "to": rule.target} for rule in self.downgrades],
             "fallback": list(self.fallbacks),
             "server_tools": str(Decimal(self.server_tools_nanousd) / NANOUSD_PER_USD),
+            "media": self.media,
         }
 
     def models(self) -> tuple[str, ...]:
@@ -139,6 +141,12 @@ def _fraction(value: Any) -> Decimal:
     return part
 
 
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RulesError(f": must be true or false, not {str(value)[:40]!r}")
+    return value
+
+
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_RULES:
         raise RulesError(f": must be a list of at most {MAX_RULES} names of models")
@@ -175,4 +183,5 @@ _READ = {
     "downgrade": ("downgrades", _downgrades),
     "fallback": ("fallbacks", _names),
     "server_tools": ("server_tools_nanousd", _usd),
+    "media": ("media", _truth),
 }

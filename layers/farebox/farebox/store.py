@@ -461,19 +461,6 @@ class Store:
                 ledger = found.get((f"TENANT#{default.name}", f"LEDGER#{month}"), {})
                 yield default if config is None else _tenant(default, config), ledger_of(ledger)
 
-    def seed_tenant(self, tenant: Tenant) -> bool:
-        """Write a tenant's configuration unless there is one; whether it was written."""
-        limits = tenant.limits
-        config = Config(
-            tenant.name,
-            limits.version,
-            limits.day_nanousd,
-            limits.month_nanousd,
-            tenant.time_zone,
-            rules=tenant.rules.content(),
-        )
-        return self._put_once({"pk": f"TENANT#{tenant.name}", "sk": "CONFIG", **config.item()})
-
     # Requests that more than one of these makes.
 
     def _put_once(self, item: Item) -> bool:

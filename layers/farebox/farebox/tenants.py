@@ -60,6 +60,8 @@ class Tenant:
     raised: Raise | None = None
     status: Status = Status.ACTIVE
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    fault: str | None = None
+    """Why nothing is admitted: its rules cannot be read."""
 
     def at(self, now: datetime) -> "Tenant":
         """As it is at a moment: with budgets that are raised, in the zone that counts."""
@@ -85,7 +87,7 @@ class Tenant:
         """For a call with this key."""
         if key.month_nanousd is None:
             return self
-        return replace(self, limits=replace(self.limits, key_cap=KeyCap(key.id, key.month_nanousd)))
+        return replace(self, limits=replace(self.limits, key_cap=KeyCap(key.counter, key.month_nanousd, key.id)))
 
     def _limits(self, now: float) -> Limits:
         raised = self.raised
@@ -93,9 +95,14 @@ class Tenant:
             return self.limits
         return replace(
             self.limits,
-            day_nanousd=max(self.limits.day_nanousd, raised.day_nanousd or 0),
-            month_nanousd=max(self.limits.month_nanousd, raised.month_nanousd or 0),
+            day_nanousd=_higher(self.limits.day_nanousd, raised.day_nanousd),
+            month_nanousd=_higher(self.limits.month_nanousd, raised.month_nanousd),
         )
+
+
+def _higher(limit: int, raised: int | None) -> int:
+    """A budget of 0 closes, also while it is raised."""
+    return limit if raised is None or limit == 0 else max(limit, raised)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,8 +85,8 @@ def key_report(tenant: Tenant, windows: Windows, ledger: Ledger, key: str | None
     limit = (
         found.month_nanousd if found is not None and found.month_nanousd is not None else tenant.limits.month_nanousd
     )
-    committed = ledger.committed_with(found.id) if found is not None and has_cap else ledger.committed_nanousd
-    spent = ledger.spent_nanousd if found is None else ledger.spent_with(found.id)
+    committed = ledger.committed_with(found.counter) if found is not None and has_cap else ledger.committed_nanousd
+    spent = ledger.spent_nanousd if found is None else ledger.spent_with(found.counter)
     weekday = now.astimezone(ZoneInfo(tenant.time_zone)).weekday()
     week = range(max(1, windows.day - weekday), windows.day + 1)
     no_byok = dict.fromkeys(("byok_usage", "byok_usage_daily", "byok_usage_weekly", "byok_usage_monthly"), 0)
