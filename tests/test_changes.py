@@ -352,7 +352,7 @@ def test_a_day_above_the_month_and_a_raise_below_the_budget_are_said() -> None:
     assert warnings(changed(daily=10**12)) == ["daily is above monthly, so a month's budget can be spent in a day"]
     low = raised(Raise(1, 2, SECONDS + 60))
     assert warnings(low) == [
-        f"raise.{name} is not above {name}, so it changes nothing" for name in ("daily", "monthly")
+        f"raise.{name} is not above {name}, or that is 0, so it changes nothing" for name in ("daily", "monthly")
     ]
     assert warnings(raised(Raise(10**11, None, SECONDS + 60))) == []
     assert changes.warnings_of(low, low.tenant(DEFAULT), NOW + timedelta(hours=1)) == []
