@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from farebox import sweep as sweeping
 from farebox.admission import HOLD_SECONDS
 from farebox.ledger import Estimate, Ledger
+from farebox.reminders import Reminder
 from farebox.store import StoreError
 from farebox.sweep import CORRECTED_FOR_S
 from tests.scenes import (
@@ -278,3 +280,29 @@ def test_an_estimate_without_an_id_or_of_a_free_hold_is_the_last_word_at_once(sc
     (span,) = scene.spans
     is_corrected(scene, span["hold_nanousd"])
     assert replace(scene.month(), estimates={}) == scene.month()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "never-known"])
+def test_the_last_word_ends_a_hold_that_a_slower_run_has_estimated_and_not_yet_ended(
+    known: bool,  # noqa: FBT001 - a case
+    scene: Scene,
+) -> None:
+    scene.clock.at = START
+    scene.records.other = UNKNOWN
+    scene.call()
+    (item,) = scene.reminders
+    reminder = Reminder.of(item)
+    hold = reminder.hold
+    scene.clock.sleep(HOLD_SECONDS)
+    as_lost = reminder.span()
+    scene.store.resolve_span(reminder.span_pk, hold.id, hold.amount_nanousd, is_estimated=True, known=as_lost)
+    scene.store.look_again(hold.id, int(scene.clock.seconds()))
+    scene.records.other = TRUTH if known else UNKNOWN
+    scene.clock.sleep(CORRECTED_FOR_S)
+    spent = 4000 if known else hold.amount_nanousd
+    assert sweeping._corrected(scene.sweeper, Reminder.of(scene.reminders[0])) == (
+        "corrected" if known else "estimated"
+    )
+    is_corrected(scene, spent)
+    scene.store.settle("default", "2026-11", hold, hold.amount_nanousd, is_estimated=True)  # the slower run goes on
+    is_corrected(scene, spent)

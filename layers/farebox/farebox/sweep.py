@@ -147,6 +147,11 @@ def _corrected(sweeper: Sweeper, reminder: Reminder) -> str:
     if found is not None:
         _teach(sweeper, hold, found)
     ledger = sweeper.store.correct(reminder.tenant, reminder.month, hold.id, found)
+    if hold.id in ledger.holds:
+        # Whoever has estimated it is slow, and has not ended the hold yet: its estimate would be the last word.
+        cost = hold.amount_nanousd if found is None else found
+        sweeper.store.settle(reminder.tenant, reminder.month, hold, cost)
+        ledger = sweeper.store.correct(reminder.tenant, reminder.month, hold.id, found)
     _look(sweeper, reminder, ledger)
     outcome = "estimated" if found is None else "corrected"
     _tell(sweeper, reminder, hold.amount_nanousd if found is None else found, outcome)
