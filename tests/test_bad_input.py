@@ -694,7 +694,7 @@ def test_where_both_windows_are_spent_the_longer_one_is_named(make_door: MakeDoo
     assert_exhausted(spend_all(door), "month", "2026-12-01T00:00:00Z")
 
 
-def test_a_budget_of_zero_refuses_what_costs_and_passes_what_is_free(
+def test_a_budget_of_zero_refuses_what_costs_and_what_is_free(
     make_door: MakeDoor, calendar: Calendar, embedded_url: str, simulator: Simulator
 ) -> None:
     door = calendar.door(make_door(DEFAULT_DAILY_BUDGET="0"))
@@ -706,7 +706,9 @@ def test_a_budget_of_zero_refuses_what_costs_and_passes_what_is_free(
     assert_exhausted(door.chat(), "day", "2026-11-24T00:00:00Z")
     assert items(door, embedded_url) == told
     assert chats(simulator) == 0
-    assert door.chat(model="sim/free:free").status == 200
+    free = door.chat(model="sim/free:free")
+    assert (free.status, free.reason) == (403, "tenant_closed")
+    assert chats(simulator) == 0
     assert door.usage()["daily"] == {
         "limit_usd": 0, "spent_usd": 0, "held_usd": 0, "remaining_usd": 0, "resets_at": "2026-11-24T00:00:00Z",
     }  # fmt: skip

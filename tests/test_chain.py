@@ -272,7 +272,7 @@ def test_without_money_for_any_other_model_the_client_is_told_so(scene: OpenScen
 
 def test_a_free_model_is_followed_by_free_models_only(scene: OpenScene, simulator: Simulator) -> None:
     simulator.models["sim/down:free"] = Model("sim/down:free", SCRIPTS["sim/502"], (Endpoint(FREE),))
-    opened = scene(BEHIND, "sim/free:free", DEFAULT_DAILY_BUDGET="0")
+    opened = scene(BEHIND, "sim/free:free", DEFAULT_DAILY_BUDGET="0.000000001")
     answered = opened.chat("sim/down:free")
     assert answered.headers["X-Farebox-Model"] == "sim/free:free"
     assert opened.eyes.asked == ["sim/down:free", "sim/free:free"]

@@ -86,11 +86,14 @@ def test_every_option_of_a_tenant_reaches_it(site: Site) -> None:
         "in-flight": "20", "warn-at": "0.7", "degrade-at": "0.9", "allow": "sim/*", "deny": "sim/dear",
         "downgrade": "sim/cent=sim/ok", "fallback": "sim/ok", "server-tools": "0.05",
     }  # fmt: skip
-    found = site.json("tenants", "create", "acme", *(f"--{name}={value}" for name, value in given.items()))
+    found = site.json(
+        "tenants", "create", "acme", *(f"--{name}={value}" for name, value in given.items()), "--no-media"
+    )
     assert found["effective"] == {
         "daily": 5, "monthly": 50.000000001, "time_zone": "Europe/Berlin", "per_request": 0.5, "in_flight": 20,
         "warn_at": 0.7, "degrade_at": 0.9, "allow": ["sim/*"], "deny": ["sim/dear"],
         "downgrade": [{"from": ["sim/cent"], "to": "sim/ok"}], "fallback": ["sim/ok"], "server_tools": 0.05,
+        "media": False,
     }  # fmt: skip
     assert found["note"] == "mine"
     shown = [line.rstrip() for line in site.ok("tenants", "show", "acme").splitlines()]

@@ -72,7 +72,7 @@ def test_names_of_tenants_are_kept_only_up_to_a_limit(door: Door) -> None:
 class Nobody:
     """A store without tenants."""
 
-    def tenant(self, name: str, rules: object) -> None:
+    def tenant(self, default: object) -> None:
         pass
 
 

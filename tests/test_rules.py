@@ -40,6 +40,7 @@ def chain(*arrows: tuple[str | list[str], str]) -> list[dict[str, Any]]:
         ({"warn_at": Decimal("0.9")}, Rules(warn_at=Decimal("0.9"))),
         ({"warn_at": "0.1", "degrade_at": 1}, Rules(warn_at=Decimal("0.1"), degrade_at=Decimal(1))),
         ({"server_tools": Decimal("0.05")}, Rules(server_tools_nanousd=50_000_000)),
+        ({"media": False}, Rules(media=False)),
         ({"allow": ["openai/*", "*:free"], "deny": []}, Rules(allow=("openai/*", "*:free"))),
         ({"deny": ["*-pro"]}, Rules(deny=("*-pro",))),
         ({"allow": []}, Rules(allow=())),
@@ -91,6 +92,11 @@ EXAMPLE = 'like {"from": ["openai/gpt-4o*"], "to": "openai/gpt-4o-mini"}'
 )  # fmt: skip
 def test_an_amount_is_us_dollars(name: str, value: Any) -> None:
     assert refusal({name: value}) == f"[{name}]{USD}{str(value)!r}"
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", [], 0.5], ids=repr)
+def test_whether_media_may_be_sent_is_true_or_false(value: Any) -> None:
+    assert refusal({"media": value}) == f"[media]: must be true or false, not {str(value)!r}"
 
 
 @pytest.mark.parametrize("name", ["warn_at", "degrade_at"])
