@@ -131,6 +131,10 @@ TABLE = {"store", "rollups", "office"}
 """Modules with a class of the same name, whose methods are what others do with the table."""
 
 
+SHARED = {"batch": "batch_get_item", "query": "get_paginator"}
+"""Functions of store.py that several of them call, and what these call."""
+
+
 def calls_of(trees: dict[str, ast.Module], module: str) -> set[str]:
     """Calls of DynamoDB's client in the methods of a module that others use, and in those that these use."""
     methods = {node.name: node for node in ast.walk(trees[module]) if isinstance(node, ast.FunctionDef)}
@@ -138,9 +142,9 @@ def calls_of(trees: dict[str, ast.Module], module: str) -> set[str]:
     used = set[str]().union(*(attributes(tree, module, f"_{module}") for tree in others)) & methods.keys()
     while more := set[str]().union(*(attributes(methods[name], "self") for name in used)) & methods.keys() - used:
         used |= more
-    batches = {"batch_get_item" for name in used for node in ast.walk(methods[name])
-               if isinstance(node, ast.Name) and node.id == "batch"}  # fmt: skip
-    return batches | {call for name in used for call in attributes(methods[name], "_client")}
+    shared = {SHARED[node.id] for name in used for node in ast.walk(methods[name])
+              if isinstance(node, ast.Name) and node.id in SHARED}  # fmt: skip
+    return shared | {call for name in used for call in attributes(methods[name], "_client")}
 
 
 def camel(name: str) -> str:

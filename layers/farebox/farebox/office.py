@@ -19,7 +19,7 @@ Who dies between 2 and 3 leaves the mark, and the next rollup does 3 and 4.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import groupby
@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from .aws import Item, from_dynamodb, to_dynamodb
 from .changes import DAY_S, REMEMBERED_DAYS, is_gone, months_around, purged
-from .configs import Config, ConfigError
-from .store import BATCH, ConditionFailed, StoreError, answered, batch
+from .configs import Config
+from .store import BATCH, ConditionFailed, StoreError, answered, batch, config_of, query
 from .tenants import Status, Tenant
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Office:
     def read(self, name: str) -> Config | None:
         """A tenant's configuration, read consistently; None when it has none of its own."""
         item = self._get(f"TENANT#{name}", "CONFIG")
-        return _config(name, item) if item else None
+        return config_of(name, item) if item else None
 
     def read_many(self, names: Sequence[str]) -> dict[str, Config]:
         """Those that have one."""
@@ -71,7 +71,7 @@ class Office:
             keys = [_key(f"TENANT#{name}", "CONFIG") for name in names[at : at + BATCH]]
             for item in map(from_dynamodb, batch(self._client, self._table, keys)):
                 name = str(item["pk"]).removeprefix("TENANT#")
-                found[name] = _config(name, item)
+                found[name] = config_of(name, item)
         return found
 
     def has_called(self, name: str, months: Iterable[str]) -> bool:
@@ -232,29 +232,12 @@ class Office:
         return (str(item["sk"]) for item in self._query(condition, {":pk": pk, ":after": after or " "}, page))
 
     def _query(self, condition: str, values: Item, page: int) -> Iterator[Item]:
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeValues=to_dynamodb(values),
-            ConsistentRead=True,
-            PaginationConfig={"PageSize": page},
-        )
-        with answered():
-            for each in pages:
-                if "Items" not in each:
-                    raise StoreError("a query was answered without items")
-                yield from (from_dynamodb(item) for item in each["Items"])
+        found = query(self._client, self._table, condition, values, PaginationConfig={"PageSize": page})
+        return map(from_dynamodb, found)
 
 
 def _key(pk: str, sk: str) -> dict[str, Any]:
     return to_dynamodb({"pk": pk, "sk": sk})
-
-
-def _config(name: str, item: Mapping[str, Any]) -> Config:
-    try:
-        return Config.of(name, item)
-    except ConfigError as e:
-        raise StoreError(str(e)) from e
 
 
 def _each(marks: Iterable[Item], do: Callable[[Item], bool]) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .aws import Item, from_dynamodb, to_dynamodb
-from .store import BATCH, ROLLUP, STALE, ConditionFailed, StoreError, answered, batch
+from .store import BATCH, ROLLUP, STALE, ConditionFailed, answered, batch, query
 from .tally import READ
 
 if TYPE_CHECKING:
@@ -203,23 +203,13 @@ class Rollups:
     def _query(
         self, condition: str, values: Item, read: Sequence[str] = (), allowance: Allowance | None = None
     ) -> Iterator[Mapping[str, Any]]:
-        """The items of a partition as DynamoDB has them, page by page."""
+        """The items of a partition as DynamoDB has them."""
         names = {f"#{name}": name for name in read}
         asked: Any = {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names} if read else {}
         if ":tenant" in values:
             asked["FilterExpression"] = "#tenant = :tenant"
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeValues=to_dynamodb(values),
-            ConsistentRead=True,
-            **asked,
-        )
-        with answered():
-            for page in pages if allowance is None else allowance.of(pages):
-                if "Items" not in page:
-                    raise StoreError("a query was answered without items")
-                yield from page["Items"]
+        within = iter if allowance is None else allowance.of
+        return query(self._client, self._table, condition, values, within=within, **asked)
 
 
 def _is_as_read(name: str, before: int | str | None) -> dict[str, Any]:

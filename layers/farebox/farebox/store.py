@@ -18,7 +18,7 @@ A plain `ADD` counts twice when the SDK repeats it after a lost answer. Here the
 updates exactly-once: one write each, no transaction.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -475,18 +475,7 @@ class Store:
         return True
 
     def _query(self, condition: str, values: Item) -> Iterator[Item]:
-        """The items of a partition, page by page."""
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeValues=to_dynamodb(values),
-            ConsistentRead=True,
-        )
-        with answered():
-            for page in pages:
-                if "Items" not in page:
-                    raise StoreError("a query was answered without items")
-                yield from (from_dynamodb(item) for item in page["Items"])
+        return (from_dynamodb(item) for item in query(self._client, self._table, condition, values))
 
     def _batch(self, keys: Sequence[Mapping[str, Any]]) -> Iterator[Item]:
         return (from_dynamodb(item) for item in batch(self._client, self._table, keys))
@@ -496,6 +485,33 @@ class Store:
             return from_dynamodb(
                 self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
             )
+
+
+def query(
+    client: "DynamoDBClient",
+    table: str,
+    condition: str,
+    values: Item,
+    *,
+    within: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    **asked: Any,
+) -> Iterator[Mapping[str, Any]]:
+    """The items of a partition as DynamoDB has them, read consistently, page by page.
+
+    `within` may end before the last page; `asked` has other fields of the request.
+    """
+    pages: Any = client.get_paginator("query").paginate(
+        TableName=table,
+        KeyConditionExpression=condition,
+        ExpressionAttributeValues=to_dynamodb(values),
+        ConsistentRead=True,
+        **asked,
+    )
+    with answered():
+        for page in within(pages):
+            if "Items" not in page:
+                raise StoreError("a query was answered without items")
+            yield from page["Items"]
 
 
 def batch(client: "DynamoDBClient", table: str, keys: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -642,8 +658,13 @@ def _hold(id_: str, item: Item) -> Hold:
 
 
 def _tenant(default: Tenant, item: Item) -> Tenant:
+    return config_of(default.name, item).tenant(default)
+
+
+def config_of(name: str, item: Item) -> Config:
+    """What an owner has set. Raises StoreError."""
     try:
-        return Config.of(default.name, item).tenant(default)
+        return Config.of(name, item)
     except ConfigError as e:
         raise StoreError(str(e)) from e
 

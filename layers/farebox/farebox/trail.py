@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .aws import Item, from_dynamodb, to_dynamodb
+from .aws import Item, from_dynamodb
 from .hours import hour_of, hours
 from .rollups import Allowance
 from .spans import SHARDS, partition
-from .store import StoreError, answered
+from .store import query
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -61,17 +61,14 @@ class Trail:
                 "ExpressionAttributeNames": {"#tenant": "tenant"},
             }
             values[":tenant"] = tenant
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="pk = :pk AND sk >= :from",
-            ExpressionAttributeValues=to_dynamodb(values),
-            ConsistentRead=True,
+        found = query(
+            self._client,
+            self._table,
+            "pk = :pk AND sk >= :from",
+            values,
+            within=allowance.of,
             ScanIndexForward=False,
             PaginationConfig={"PageSize": _PAGE},
             **asked,
         )
-        with answered():
-            for page in allowance.of(pages):
-                if "Items" not in page:
-                    raise StoreError("a query was answered without items")
-                yield from (from_dynamodb(item) for item in page["Items"])
+        return map(from_dynamodb, found)
