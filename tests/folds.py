@@ -20,7 +20,7 @@ from farebox.telemetry import Telemetry
 from farebox.tenants import windows
 from tests.conftest import connected, new_table
 from tests.rollup_truth import Key, Rollup, expected, stored
-from tests.simulation.memory import Memory
+from tests.simulation.memory import Memory, Pages
 
 NOON = datetime(2026, 11, 23, 12, 20, tzinfo=UTC)
 
@@ -136,7 +136,7 @@ class Between:
 
     def __getattr__(self, name: str) -> Any:
         if name == "get_paginator":
-            return lambda operation: Paging(lambda request: self._asked(operation, request))
+            return lambda operation: Pages(lambda request: self._asked(operation, dict(request)))
         return lambda **request: self._asked(name, request)
 
     def _asked(self, operation: str, request: dict[str, Any]) -> Any:
@@ -159,22 +159,6 @@ def dying(client: Any, operation: str, number: int) -> Between:
 
     between = Between(client, before)
     return between
-
-
-class Paging:
-    """A paginator that sends its requests through a function."""
-
-    def __init__(self, page: Callable[[dict[str, Any]], Any]) -> None:
-        self._page = page
-
-    def paginate(self, **request: Any) -> Iterator[Any]:
-        start: dict[str, Any] = {}
-        while True:
-            page = self._page({**request, **start})
-            yield page
-            if "LastEvaluatedKey" not in page:
-                return
-            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
 
 def unreadable(pk: str, sk: str) -> dict[str, Any]:

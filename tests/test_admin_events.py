@@ -1,6 +1,5 @@
 """functions/admin/handler.py with the events that API Gateway sends (events/admin-*.json), each on a real table."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from types import ModuleType
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from farebox.configs import Config
-from local.child import ROOT
+from tests.cold_start import cold_start
 from tests.conftest import new_table
 from tests.owners import Clock
 from tests.test_events import event
@@ -19,21 +18,10 @@ from tests.test_events import event
 def handler(embedded_url: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """As at a cold start, with nothing but an environment; then by a clock of 2026-11-23T12:00."""
     environment = {
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL_DYNAMODB": embedded_url,
         "FAREBOX_ADMIN_KEY": "local-admin-key",
         "FAREBOX_TABLE": new_table(embedded_url),
     }
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("cold_start_of_admin", ROOT / "functions/admin/handler.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = cold_start(monkeypatch, "admin", embedded_url, environment)
     module.clerk = replace(module.clerk, now=Clock())  # type: ignore[attr-defined]
     return module
 

@@ -1,6 +1,5 @@
 """The handler that Lambda runs, with the events that API Gateway sends (events/*.json)."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from types import ModuleType
@@ -12,6 +11,7 @@ from farebox.rest import Response
 from local.child import ROOT
 from local.simulator import Simulator
 from local.sockets import Server
+from tests.cold_start import cold_start
 from tests.conftest import GATEWAY_KEY, new_table
 
 EVENTS = ROOT / "events"
@@ -40,24 +40,13 @@ def handler(embedded_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyP
     """functions/proxy/handler.py as at a cold start, with nothing but an environment."""
     with Server(simulator.handle) as upstream:
         environment = {
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_DYNAMODB": embedded_url,
             "OPENROUTER_BASE_URL": f"{upstream.url}/api/v1",
             "OPENROUTER_API_KEY": "simulated",
             "FAREBOX_GATEWAY_KEY": GATEWAY_KEY,
             "FAREBOX_ADMIN_KEY": "local-admin-key",
             "FAREBOX_TABLE": new_table(embedded_url),
         }
-        monkeypatch.delenv("AWS_PROFILE", raising=False)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        spec = importlib.util.spec_from_file_location("cold_start", ROOT / "functions/proxy/handler.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = cold_start(monkeypatch, "proxy", embedded_url, environment)
         yield module
         module.gate.upstream._client.close()  # Lambda ends the process instead
 

@@ -1,13 +1,11 @@
 """Sweeps that die, that run at once, and whose requests to the store go wrong: every hold ends once all the same."""
 
-import importlib.util
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
 
 import httpx
 import pytest
@@ -17,9 +15,9 @@ from farebox.ledger import Limits
 from farebox.store import StoreError
 from farebox.sweep import sweep
 from farebox.tenants import Tenant
-from local.child import ROOT
 from local.simulator import Simulator, transport
 from local.sockets import Server
+from tests.cold_start import loaded
 from tests.conftest import MakeDoor, new_table
 from tests.scenes import (
     BOOKED,
@@ -397,7 +395,7 @@ def test_the_scheduled_function_ends_lost_calls_and_reports_how_many(
         monkeypatch.setenv("OPENROUTER_BASE_URL", f"{upstream.url}/api/v1")
         monkeypatch.setenv("OPENROUTER_API_KEY", "simulated")
         monkeypatch.setenv("FAREBOX_TABLE", table)
-        handler = cold_start()
+        handler = loaded("rollup")
         assert handler.handler(dict(SCHEDULED), Left(30_000)) == NOTHING
         assert handler.handler(dict(SCHEDULED), Left(240_000)) == {**NOTHING, "booked": 2, "waiting": 1}
         assert handler.handler(dict(SCHEDULED), Left(240_000)) == WAITING
@@ -407,13 +405,3 @@ def test_the_scheduled_function_ends_lost_calls_and_reports_how_many(
     assert round(usage["spent_usd"] * 10**9) == sum(one.charge.billed_nanousd for one in known)
     (waiting,) = [hold for hold in held.values() if hold.model == "sim/524-html"]
     assert round(usage["held_usd"] * 10**9) == waiting.amount_nanousd
-
-
-def cold_start() -> ModuleType:
-    """functions/rollup/handler.py with nothing but the environment."""
-    spec = importlib.util.spec_from_file_location("cold_start", ROOT / "functions/rollup/handler.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

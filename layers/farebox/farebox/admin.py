@@ -20,8 +20,8 @@ from .errors import BodyTooLarge, Malformed, NotFound, Refusal, StoreUnavailable
 from .office import NotAnnounced, Office
 from .parts import now, telemetry_of
 from .proxy import require_key
-from .rest import Request, Response, json_response, request_of
-from .routes import error_response
+from .rest import Request, Response, request_of
+from .routes import bug_response, error_response
 from .settings import settings_from
 from .store import StoreError
 from .trail import Trail
@@ -58,9 +58,7 @@ def answer(clerk: Clerk, event: Mapping[str, Any]) -> Response:
     except (Refusal, StoreError, RequestValidationError) as e:
         response = _refused(clerk, request_id, e)
     except Exception:  # noqa: BLE001 - the last stop: a bug is logged whole and answered in the shape of every error
-        clerk.telemetry.failure("bug", {"request_id": request_id})
-        content = {"code": 500, "message": "a bug in the gateway; its log has it", "type": "api_error"}
-        response = json_response(500, {"error": {**content, "metadata": {"reason": "internal"}}})
+        response = bug_response(clerk.telemetry, request_id)
     return Response(response.status, {"X-Request-Id": request_id, **response.headers}, response.body)
 
 

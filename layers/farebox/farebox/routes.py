@@ -15,6 +15,7 @@ from .quotes import quote
 from .readings import read
 from .rest import JSON, Request, Response, csv_response, json_response, request_of, wants_csv
 from .store import StoreError, refusal
+from .telemetry import Telemetry
 from .tenants import Tenant, checked_name, timestamp
 from .upstream import Lost, NotSent
 
@@ -35,10 +36,15 @@ def answer(gate: Gate, event: Mapping[str, Any], deadline: float) -> Response:
         gate.telemetry.refusal({"request_id": request_id, "reason": e.reason, "status": e.status, **_loggable(e)})
         response = error_response(e)
     except Exception:  # noqa: BLE001 - the last stop: a bug is logged whole and answered in the shape of every error
-        gate.telemetry.failure("bug", {"request_id": request_id})
-        content = {"code": 500, "message": "a bug in the gateway; its log has it", "type": "api_error"}
-        response = json_response(500, {"error": {**content, "metadata": {"reason": "internal"}}})
+        response = bug_response(gate.telemetry, request_id)
     return Response(response.status, {"X-Request-Id": request_id, **response.headers}, response.body)
+
+
+def bug_response(telemetry: Telemetry, request_id: str) -> Response:
+    """The last stop of an exception that is being handled: it is logged whole, and answered as every error."""
+    telemetry.failure("bug", {"request_id": request_id})
+    content = {"code": 500, "message": "a bug in the gateway; its log has it", "type": "api_error"}
+    return json_response(500, {"error": {**content, "metadata": {"reason": "internal"}}})
 
 
 def error_response(error: Refusal) -> Response:
