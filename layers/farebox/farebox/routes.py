@@ -9,6 +9,7 @@ from .answers import KEY_REFUSED, upstream_error
 from .chat import parse
 from .errors import KeyMismatch, Malformed, MethodNotAllowed, NotFound, Refusal
 from .gate import Gate
+from .ledger import Ledger
 from .proxy import authenticate, bearer, chat, is_any_of
 from .queries import tenants_query, usage_query
 from .quotes import quote
@@ -16,7 +17,7 @@ from .readings import read
 from .rest import JSON, Request, Response, csv_response, json_response, request_of, wants_csv
 from .store import StoreError, refusal
 from .telemetry import Telemetry
-from .tenants import Tenant, checked_name, timestamp
+from .tenants import Tenant, Windows, checked_name, timestamp
 from .upstream import Lost, NotSent
 
 USAGE = "/api/usage/"
@@ -105,13 +106,19 @@ def _quote(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: 
 def _usage(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: ARG001
     name = checked_name("the tenant in the path", request.path.removeprefix(USAGE))
     _require_reader(gate, request, name)
-    directory, now = gate.desk.directory, gate.now()
-    ledger = gate.store.ledger(name, directory.at(name, now)[1].month)
-    tenant, windows = directory.as_new_as(ledger, name, now)
+    now = gate.now()
+    tenant, windows, ledger = _month_of(gate, name, now)
     if request.query or wants_csv(request):
         today = date.fromisoformat(f"{windows.month}-{windows.day:02}")
         return _queried(gate, request, tenant, today, now)
     return json_response(200, usage.report(tenant, windows, ledger, now))
+
+
+def _month_of(gate: Gate, name: str, now: datetime) -> tuple[Tenant, Windows, Ledger]:
+    """A tenant that is as new as its ledger, and that."""
+    directory = gate.desk.directory
+    ledger = gate.store.ledger(name, directory.at(name, now)[1].month)
+    return *directory.as_new_as(ledger, name, now), ledger
 
 
 def _queried(gate: Gate, request: Request, tenant: Tenant, today: date, now: datetime) -> Response:
@@ -175,9 +182,7 @@ def _key(gate: Gate, request: Request, deadline: float) -> Response:  # noqa: AR
     """In OpenRouter's shape, for clients that show credits."""
     caller = authenticate(gate, request, anew=True)
     now = gate.now()
-    directory = gate.desk.directory
-    ledger = gate.store.ledger(caller.tenant, directory.at(caller.tenant, now)[1].month)
-    tenant, windows = directory.as_new_as(ledger, caller.tenant, now)
+    tenant, windows, ledger = _month_of(gate, caller.tenant, now)
     return json_response(200, {"data": usage.key_report(tenant, windows, ledger, caller.key, now)})
 
 

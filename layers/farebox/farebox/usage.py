@@ -81,11 +81,8 @@ def key_report(tenant: Tenant, windows: Windows, ledger: Ledger, key: str | None
     week are not kept: what is said is at most the tenant's, and at most the key's month.
     """
     found = None if key is None else tenant.keys[key]
-    has_cap = found is not None and found.month_nanousd is not None
-    limit = (
-        found.month_nanousd if found is not None and found.month_nanousd is not None else tenant.limits.month_nanousd
-    )
-    committed = ledger.committed_with(found.counter) if found is not None and has_cap else ledger.committed_nanousd
+    limits = tenant.limits if found is None else tenant.with_key(found).limits
+    limit = limits.month_nanousd if limits.key_cap is None else limits.key_cap.month_nanousd
     spent = ledger.spent_nanousd if found is None else ledger.spent_with(found.counter)
     weekday = now.astimezone(ZoneInfo(tenant.time_zone)).weekday()
     week = range(max(1, windows.day - weekday), windows.day + 1)
@@ -93,7 +90,7 @@ def key_report(tenant: Tenant, windows: Windows, ledger: Ledger, key: str | None
     return {
         "label": f"tenant {tenant.name}" if found is None else shown_key(tenant.name, found.id),
         "limit": usd_number(limit),
-        "limit_remaining": usd_number(max(0, min(limit - committed, ledger.room_nanousd(windows.day, tenant.limits)))),
+        "limit_remaining": usd_number(max(0, ledger.room_nanousd(windows.day, limits))),
         "limit_reset": "monthly",
         "usage": usd_number(spent),
         "usage_daily": usd_number(min(spent, ledger.spent_on(windows.day))),
